@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# Says which script makes what; the work is in scripts/.
+
+MACHINE ?= x86
+
+# Settings that may be given on the command line or in the environment.
+export J MEM CPUS ACCEL KSRC DEPS
+
+.PHONY: help demo check kernel uml base-kernel base-uml shell clean distclean
+# Each script uses all CPUs by itself.
+.NOTPARALLEL:
+
+help:
+	@echo 'make demo         boot the kernel, run eight redis-servers, watch KSM save memory'
+	@echo 'make check        all tests'
+	@echo 'make kernel       build/x86_64/bzImage, Linux with this KSM for QEMU'
+	@echo 'make uml          build/uml/linux, the same as a User-Mode Linux program'
+	@echo 'make base-kernel  build/base-x86_64/bzImage, the untouched base, same configuration'
+	@echo 'make base-uml     build/base-uml/linux, likewise'
+	@echo 'make shell        boot it with a shell on this terminal (MACHINE=uml: in UML)'
+	@echo 'make clean        remove what was built, keep the fetched base tree'
+	@echo 'make distclean    remove all of build/'
+	@echo
+	@echo 'J=N          parallel jobs of a build (all CPUs)'
+	@echo 'MEM=3G       memory of a virtual machine'
+	@echo 'CPUS=N       its CPUs (QEMU 2, UML 1)'
+	@echo 'ACCEL=kvm    QEMU accelerator, kvm or tcg (kvm where it is seen to work)'
+	@echo 'KSRC=DIR     a Linux 7.3 source tree of your own as the base (never written to)'
+	@echo 'DEPS=skip    only name missing Debian packages, do not install them'
+	@echo
+	@echo 'Full logs are in build/log/.'
+
+demo:
+	@scripts/demo
+
+check:
+	@scripts/check
+
+kernel uml base-kernel base-uml:
+	@scripts/build $@
+
+shell:
+	@scripts/shell $(MACHINE)
+
+clean:
+	@scripts/clean
+
+distclean:
+	@scripts/clean all
