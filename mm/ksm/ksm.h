@@ -1,0 +1,425 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Samepage merging: the map of the engine.
+ *
+ * Vocabulary, used with one meaning throughout mm/ksm/:
+ *
+ *   registered mm   an address space that takes part (struct ksm_mm)
+ *   page record     what is known of one page of a registered mm: a state and
+ *                   a word, kept in blocks found by address (struct ksm_block)
+ *   key             keyed 64-bit checksum of a page's contents
+ *   forest          many red-black trees ordered by key (struct ksm_forest)
+ *   candidate       a page that stayed the same for a pass and waits for a
+ *                   partner (struct ksm_candidate, in the unstable forest)
+ *   merged folio    a write-protected folio that several sites may map
+ *   stable node     stands for one merged folio (struct ksm_stable, in the
+ *                   stable forest)
+ *   site            one known place that maps a merged folio (struct ksm_site)
+ *   heir            a site whose own page went away, kept because processes
+ *                   forked from it may still map the merged folio
+ *   batch           the pages looked at under one hold of an mm's locks
+ *   pass            one round over all registered mms
+ *
+ * Rooms, each a file: registry (who takes part), scan (ksmd, passes), batch
+ * (collect, hash and file the pages of a batch), track (page records),
+ * checksum, forest, unstable (candidates), stable (merged folios), merge,
+ * unmerge, rmap (what the rest of mm calls), sysfs, stat.
+ *
+ * Lock order, outermost first:
+ *
+ *   ksm_control                  mutex: run state; held by ksmd for one batch
+ *     mm->mmap_lock
+ *       ksm_mm.lock              mutex: the mm's page records
+ *         lock of a merged folio
+ *           lock of a folio to be merged into it (trylock only)
+ *             anon_vma->rwsem
+ *               page table lock
+ *                 ksm_root.lock  spinlock: one tree of a forest
+ *                 heirs.lock     spinlock: nodes that have heirs
+ *                 registry lock  spinlock: list, hash and cursor
+ *
+ * No two ksm_mm.lock and no two mmap_locks are ever held together.
+ */
+#ifndef _MM_KSM_KSM_H
+#define _MM_KSM_KSM_H
+
+#include <linux/atomic.h>
+#include <linux/kref.h>
+#include <linux/ksm.h>
+#include <linux/mm.h>
+#include <linux/mutex.h>
+#include <linux/rbtree.h>
+#include <linux/spinlock.h>
+#include <linux/xarray.h>
+
+#include "../internal.h"
+#include "../mm_slot.h"
+
+/* Pages with equal keys but different contents are tolerated up to this many. */
+#define KSM_KEY_TWINS		8
+
+/* Allocations under an application's locks must neither sleep nor complain. */
+#define KSM_GFP			(GFP_NOWAIT | __GFP_NOWARN)
+
+/* ---- forest: red-black trees ordered by key; knows nothing of pages ---- */
+
+/**
+ * struct ksm_node - what a forest links
+ * @rb: link in the tree of a root; guarded by that root's lock
+ * @key: the order; never changes while the node is linked
+ */
+struct ksm_node {
+	struct rb_node rb;
+	u64 key;
+};
+
+/**
+ * struct ksm_root - one tree of a forest
+ * @lock: guards @tree and whatever a user of the forest hangs on its nodes
+ * @tree: nodes ordered by key; equal keys stand in order of insertion
+ */
+struct ksm_root {
+	spinlock_t lock;
+	struct rb_root tree;
+};
+
+/**
+ * struct ksm_forest - trees chosen by the top bits of the key
+ * @roots: 1 << @bits of them
+ * @bits: fixed when the forest is planted
+ */
+struct ksm_forest {
+	struct ksm_root *roots;
+	unsigned int bits;
+};
+
+void ksm_forest_alloc(struct ksm_forest *forest, const char *name);
+void ksm_forest_plant(struct ksm_forest *forest, struct ksm_root *roots, unsigned int bits);
+struct ksm_root *ksm_forest_root(const struct ksm_forest *forest, u64 key);
+void ksm_root_insert(struct ksm_root *root, struct ksm_node *node);
+void ksm_root_erase(struct ksm_root *root, struct ksm_node *node);
+struct ksm_node *ksm_root_find(struct ksm_root *root, u64 key);
+struct ksm_node *ksm_node_next_equal(struct ksm_node *node);
+
+/* ---- checksum ---- */
+
+/* A page's checksum is keyed with this; drawn once at boot. */
+extern u64 ksm_checksum_secret __ro_after_init;
+
+u64 ksm_checksum(const void *data, u64 secret);
+u64 ksm_page_checksum(struct page *page);
+void ksm_checksum_init(void);
+
+/* ---- track: page records ---- */
+
+/**
+ * enum ksm_state - what is known of a page; says which member of the word lives
+ * @KSM_UNSEEN: nothing; the record is free
+ * @KSM_HASHED: word.sum is its checksum at the last visit (change is told by
+ *	hashing in each pass); it is new or changes too fast
+ * @KSM_CLEANED: word.tag is the tag of its PFN when the dirty bit of its PTE
+ *	was last handed over and cleared (change is told by the dirty bit)
+ * @KSM_CANDIDATE: word.candidate is its node in the unstable forest
+ * @KSM_MERGED: word.site is its place on a stable node
+ * @KSM_NR_STATES: how many there are
+ */
+enum ksm_state {
+	KSM_UNSEEN,
+	KSM_HASHED,
+	KSM_CLEANED,
+	KSM_CANDIDATE,
+	KSM_MERGED,
+	KSM_NR_STATES,
+};
+
+struct ksm_candidate;
+struct ksm_site;
+
+/**
+ * union ksm_word - second half of a page record; see enum ksm_state
+ * @sum: checksum
+ * @tag: PFN tag
+ * @candidate: owned by the record
+ * @site: owned by the record
+ */
+union ksm_word {
+	u64 sum;
+	u64 tag;
+	struct ksm_candidate *candidate;
+	struct ksm_site *site;
+};
+
+#define KSM_BLOCK_SHIFT		6
+#define KSM_BLOCK_PAGES		(1U << KSM_BLOCK_SHIFT)
+#define KSM_BLOCK_SIZE		(PAGE_SIZE << KSM_BLOCK_SHIFT)
+
+/**
+ * struct ksm_block - the page records of an aligned stretch of address space
+ * @word: second halves
+ * @used: how many are not KSM_UNSEEN
+ * @state: first halves, enum ksm_state
+ *
+ * Two arrays, so that a record costs nine bytes and no spare pointer bits.
+ */
+struct ksm_block {
+	union ksm_word word[KSM_BLOCK_PAGES];
+	u8 used;
+	u8 state[KSM_BLOCK_PAGES];
+};
+
+/**
+ * struct ksm_track - all page records of one address space
+ * @blocks: struct ksm_block by address >> (PAGE_SHIFT + KSM_BLOCK_SHIFT)
+ * @nr_blocks: blocks allocated
+ * @nr: records by state, except KSM_UNSEEN
+ * @totals: KSM_NR_STATES sums over all address spaces, kept up with @nr
+ *
+ * Guarded by the owner's lock (ksm_mm.lock).
+ */
+struct ksm_track {
+	struct xarray blocks;
+	unsigned long nr_blocks;
+	unsigned long nr[KSM_NR_STATES];
+	atomic_long_t *totals;
+};
+
+/**
+ * struct ksm_record - names one page record; valid while its block stays
+ * @block: where
+ * @slot: which
+ */
+struct ksm_record {
+	struct ksm_block *block;
+	unsigned int slot;
+};
+
+static inline enum ksm_state ksm_record_state(struct ksm_record rec)
+{
+	return rec.block->state[rec.slot];
+}
+
+static inline union ksm_word ksm_record_word(struct ksm_record rec)
+{
+	return rec.block->word[rec.slot];
+}
+
+int ksm_track_cache_create(void);
+void ksm_track_init(struct ksm_track *track, atomic_long_t *totals);
+struct ksm_block *ksm_track_block(struct ksm_track *track, unsigned long addr);
+bool ksm_track_find(struct ksm_track *track, unsigned long addr, struct ksm_record *rec);
+int ksm_track_store(struct ksm_track *track, unsigned long addr, struct ksm_block *block,
+		    gfp_t gfp);
+int ksm_track_get(struct ksm_track *track, unsigned long addr, gfp_t gfp, struct ksm_record *rec);
+void ksm_track_set(struct ksm_track *track, struct ksm_record rec, enum ksm_state state,
+		   union ksm_word word);
+bool ksm_track_next(struct ksm_track *track, unsigned long *addr, unsigned long last,
+		    struct ksm_record *rec);
+void ksm_track_trim(struct ksm_track *track, unsigned long addr, unsigned long last);
+unsigned long ksm_track_records(const struct ksm_track *track);
+
+/* ---- registry: who takes part ---- */
+
+/**
+ * struct ksm_mm - a registered mm
+ * @slot: hash and list links and the mm itself (pinned by mmgrab()); the links
+ *	are guarded by the registry lock
+ * @ref: one for the registry, one for each user found through a candidate or
+ *	the cursor
+ * @lock: guards @gone and @track, and keeps the mm's page tables in being for
+ *	the holder as long as @gone is not set: the exit hook takes it
+ * @gone: the exit hook has run or the mm was taken off; hands off its page tables
+ * @track: the page records
+ * @next: address where the scanner goes on in this pass; scanner only
+ */
+struct ksm_mm {
+	struct mm_slot slot;
+	struct kref ref;
+	struct mutex lock;
+	bool gone;
+	struct ksm_track track;
+	unsigned long next;
+};
+
+int ksm_registry_init(void);
+bool ksm_registry_empty(void);
+struct ksm_mm *ksm_registry_current(void);
+void ksm_registry_rewind(bool all);
+void ksm_registry_advance(struct ksm_mm *kmm);
+struct ksm_mm *ksm_mm_find(struct mm_struct *mm);
+void ksm_mm_put(struct ksm_mm *kmm);
+bool ksm_mm_lock(struct ksm_mm *kmm);
+void ksm_mm_unlock(struct ksm_mm *kmm);
+void ksm_mm_retire(struct ksm_mm *kmm);
+bool ksm_vma_mergeable(const struct vm_area_struct *vma);
+struct vm_area_struct *ksm_vma_lookup(struct mm_struct *mm, unsigned long addr);
+
+static inline void ksm_mm_get(struct ksm_mm *kmm)
+{
+	kref_get(&kmm->ref);
+}
+
+/* ---- unstable: candidates ---- */
+
+/**
+ * struct ksm_candidate - a page that waits for a partner
+ * @node: in the unstable forest; its key is the page's checksum when filed
+ * @kmm: whose page; no reference, the record that owns the candidate goes first
+ * @addr: where
+ */
+struct ksm_candidate {
+	struct ksm_node node;
+	struct ksm_mm *kmm;
+	unsigned long addr;
+};
+
+/**
+ * struct ksm_partner - a candidate as found, usable after its tree's lock is gone
+ * @kmm: with a reference
+ * @addr: where
+ */
+struct ksm_partner {
+	struct ksm_mm *kmm;
+	unsigned long addr;
+};
+
+int ksm_unstable_init(void);
+bool ksm_unstable_find(u64 key, const struct ksm_mm *kmm, unsigned long addr,
+		       struct ksm_partner *partner);
+int ksm_unstable_add(struct ksm_mm *kmm, unsigned long addr, struct ksm_record rec, u64 key);
+void ksm_unstable_del(struct ksm_candidate *candidate);
+
+/* ---- stable: merged folios ---- */
+
+/**
+ * struct ksm_stable - stands for one merged folio
+ * @node: in the stable forest
+ * @pfn: of the folio, which points back by its mapping word; written under the
+ *	locks of both folios by migration, read without
+ * @sites: changed under the folio's lock (while there is a folio) and the
+ *	root's lock; walked under either
+ * @nr_sites: sites that are no heirs; guarded as @sites
+ * @nr_heirs: guarded as @sites
+ * @heirs: link among the nodes that have heirs; guarded by the heirs lock
+ *
+ * Keeps no reference on the folio: that may be reclaimed at any time, and the
+ * node goes with its last site.
+ */
+struct ksm_stable {
+	struct ksm_node node;
+	unsigned long pfn;
+	struct hlist_head sites;
+	unsigned int nr_sites;
+	unsigned int nr_heirs;
+	struct list_head heirs;
+};
+
+/**
+ * struct ksm_site - a place known to map a merged folio
+ * @link: in the node's @sites
+ * @stable: the node; fixed while linked
+ * @anon_vma: with a reference; its tree holds the VMA, and those forked from it
+ * @pgoff: index of the place in @anon_vma
+ * @heir: no record owns it any more
+ */
+struct ksm_site {
+	struct hlist_node link;
+	struct ksm_stable *stable;
+	struct anon_vma *anon_vma;
+	pgoff_t pgoff;
+	bool heir;
+};
+
+int ksm_stable_init(void);
+struct ksm_stable *ksm_stable_alloc(void);
+void ksm_stable_free(struct ksm_stable *stable);
+struct ksm_site *ksm_site_alloc(struct anon_vma *anon_vma, pgoff_t pgoff);
+void ksm_site_free(struct ksm_site *site);
+struct ksm_stable *ksm_folio_stable(const struct folio *folio);
+bool ksm_stable_owns(const struct ksm_stable *stable, const struct folio *folio);
+struct folio *ksm_stable_get_folio(const struct ksm_stable *stable);
+struct folio *ksm_stable_lock_folio(const struct ksm_stable *stable, bool wait);
+unsigned int ksm_stable_find(u64 key, struct folio *found[KSM_KEY_TWINS]);
+void ksm_stable_plant(struct ksm_stable *stable, struct folio *folio, u64 key);
+void ksm_stable_attach(struct ksm_stable *stable, struct ksm_site *site);
+void ksm_stable_detach(struct ksm_site *site, struct folio *folio);
+bool ksm_stable_leave(struct ksm_site *site, const struct mm_struct *mm, bool wait);
+unsigned int ksm_stable_prune_heirs(unsigned int max);
+bool ksm_stable_has_heirs(void);
+unsigned int ksm_stable_nr_heirs(void);
+void ksm_stable_forget_pfns(unsigned long start_pfn, unsigned long nr_pages);
+bool ksm_site_reaches(const struct ksm_site *site, const struct vm_area_struct *vma,
+		      unsigned long addr);
+
+/* ---- batch and scan ---- */
+
+bool ksm_forget_record(struct ksm_mm *kmm, struct ksm_record rec, bool wait);
+void ksm_forget_range(struct ksm_mm *kmm, unsigned long start, unsigned long last, bool wait);
+
+/* Pages looked at under one hold of the locks: bounds what others wait for. */
+#define KSM_BATCH_PAGES		128
+/* Page tables walked under one hold of the locks, pages in them or not. */
+#define KSM_BATCH_TABLES	512
+
+struct ksm_batch;
+
+struct ksm_batch *ksm_batch_alloc(void);
+void ksm_batch_free(struct ksm_batch *batch);
+unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, unsigned int max,
+			   bool *done);
+
+/* Bits of ksm_run; what sysfs reads and writes. */
+enum ksm_run_state {
+	KSM_RUN_STOP = 0,
+	KSM_RUN_MERGE = 1,
+	KSM_RUN_UNMERGE = 2,
+};
+
+extern struct mutex ksm_control;
+extern unsigned int ksm_run;
+extern unsigned int ksm_pages_to_scan;
+
+int ksm_scan_init(void);
+void ksm_scan_wake(void);
+void ksm_scan_reset(void);
+unsigned int ksm_scan_sleep_millisecs(void);
+void ksm_scan_set_sleep_millisecs(unsigned int msecs);
+
+/* ---- merge and unmerge ---- */
+
+struct page *ksm_get_page(struct vm_area_struct *vma, unsigned long addr);
+int ksm_merge(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr,
+	      struct folio *kfolio);
+int ksm_adopt(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr,
+	      struct folio *kfolio);
+int ksm_promote(struct ksm_mm *kmm, unsigned long addr, u64 key, unsigned long pfn);
+int ksm_unmerge_range(struct vm_area_struct *vma, unsigned long start, unsigned long end);
+int ksm_unmerge_all(void);
+
+/* ---- stat and sysfs ---- */
+
+/**
+ * struct ksm_stat - counters of the whole system
+ * @records: page records by state
+ * @shared: stable nodes that have sites other than heirs
+ * @scanned: pages considered since boot
+ * @passes: complete passes since boot
+ * @bytes: metadata allocated, in bytes
+ */
+struct ksm_stat {
+	atomic_long_t records[KSM_NR_STATES];
+	atomic_long_t shared;
+	atomic_long_t scanned;
+	atomic_long_t passes;
+	atomic_long_t bytes;
+};
+
+extern struct ksm_stat ksm_stat;
+
+long ksm_stat_sharing(void);
+long ksm_stat_volatile(void);
+long ksm_stat_profit(void);
+void *ksm_cache_alloc(struct kmem_cache *cache, gfp_t gfp);
+void ksm_cache_free(struct kmem_cache *cache, void *object);
+int ksm_sysfs_init(void);
+
+#endif /* _MM_KSM_KSM_H */

@@ -1,0 +1,488 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Which mms and VMAs take part: madvise, prctl, fork, exec and exit.
+ *
+ * An mm is registered when one of its VMAs becomes mergeable or when it asks
+ * for merging everywhere, and stays so until it exits or the scanner finds
+ * nothing mergeable left in it. MMF_VM_MERGEABLE says that it is registered;
+ * it changes under the mmap_lock held for writing, or by the scanner under
+ * mmap_lock held for reading, or by the exit hook when nobody else is left.
+ */
+#include <linux/fs.h>
+#include <linux/mman.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+
+#include "ksm.h"
+
+#define KSM_REGISTRY_HASH_BITS	10
+
+static struct {
+	spinlock_t lock;		/* guards the other members */
+	struct list_head list;		/* ksm_mm.slot.mm_node, in order of scanning */
+	struct ksm_mm *cursor;		/* where the pass stands; NULL at its end */
+	bool all;			/* a pass must meet newcomers too */
+} registry = {
+	.lock = __SPIN_LOCK_UNLOCKED(registry.lock),
+	.list = LIST_HEAD_INIT(registry.list),
+};
+static DEFINE_HASHTABLE(registry_hash, KSM_REGISTRY_HASH_BITS);	/* registry.lock */
+
+static struct kmem_cache *ksm_mm_cache __ro_after_init;
+
+/**
+ * ksm_registry_init - make the cache of registered mms
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int __init ksm_registry_init(void)
+{
+	ksm_mm_cache = kmem_cache_create("ksm_mm", sizeof(struct ksm_mm), 0, 0, NULL);
+	return ksm_mm_cache ? 0 : -ENOMEM;
+}
+
+/**
+ * ksm_registry_empty - whether nobody takes part
+ *
+ * Context: any; the answer may be old at once.
+ */
+bool ksm_registry_empty(void)
+{
+	return list_empty_careful(&registry.list);
+}
+
+/**
+ * ksm_registry_rewind - begin a round over all registered mms
+ * @all: mms registered from now on belong to this round; else they wait for
+ *	the next, so that a round ends however fast processes are forked
+ *
+ * Context: ksm_control held.
+ */
+void ksm_registry_rewind(bool all)
+{
+	guard(spinlock)(&registry.lock);
+	registry.all = all;
+	registry.cursor = list_first_entry_or_null(&registry.list, struct ksm_mm, slot.mm_node);
+}
+
+/**
+ * ksm_registry_current - the registered mm at which the round stands
+ *
+ * Context: ksm_control held.
+ * Return: it, with a reference for ksm_mm_put(), or NULL at the end of the round.
+ */
+struct ksm_mm *ksm_registry_current(void)
+{
+	guard(spinlock)(&registry.lock);
+	if (registry.cursor)
+		ksm_mm_get(registry.cursor);
+	return registry.cursor;
+}
+
+static struct ksm_mm *registry_after(struct ksm_mm *kmm)
+{
+	if (list_is_last(&kmm->slot.mm_node, &registry.list))
+		return NULL;
+	return list_next_entry(kmm, slot.mm_node);
+}
+
+/**
+ * ksm_registry_advance - go on to the next registered mm
+ * @kmm: the one that is done; nothing happens if the round has left it already
+ *
+ * Context: ksm_control held.
+ */
+void ksm_registry_advance(struct ksm_mm *kmm)
+{
+	guard(spinlock)(&registry.lock);
+	if (registry.cursor == kmm)
+		registry.cursor = registry_after(kmm);
+}
+
+static void ksm_mm_release(struct kref *ref)
+{
+	struct ksm_mm *kmm = container_of(ref, struct ksm_mm, ref);
+
+	mmdrop(kmm->slot.mm);
+	ksm_cache_free(ksm_mm_cache, kmm);
+}
+
+/**
+ * ksm_mm_put - let go of a registered mm
+ * @kmm: on which the caller holds a reference
+ *
+ * Context: may sleep; no lock of the mm held.
+ */
+void ksm_mm_put(struct ksm_mm *kmm)
+{
+	kref_put(&kmm->ref, ksm_mm_release);
+}
+
+/**
+ * ksm_mm_find - the registration of an mm
+ * @mm: which
+ *
+ * Context: any.
+ * Return: it, with a reference for ksm_mm_put(), or NULL.
+ */
+struct ksm_mm *ksm_mm_find(struct mm_struct *mm)
+{
+	struct mm_slot *slot;
+	struct ksm_mm *kmm;
+
+	guard(spinlock)(&registry.lock);
+	slot = mm_slot_lookup(registry_hash, mm);
+	if (!slot)
+		return NULL;
+	kmm = mm_slot_entry(slot, struct ksm_mm, slot);
+	ksm_mm_get(kmm);
+	return kmm;
+}
+
+/**
+ * ksm_mm_lock - lock a registered mm's records and keep its page tables
+ * @kmm: which
+ *
+ * Context: may sleep. To touch the page tables the mmap_lock is needed too,
+ * and is taken before.
+ * Return: false, and nothing is locked, when the mm is gone.
+ */
+bool ksm_mm_lock(struct ksm_mm *kmm)
+{
+	mutex_lock(&kmm->lock);
+	if (!kmm->gone)
+		return true;
+	mutex_unlock(&kmm->lock);
+	return false;
+}
+
+/**
+ * ksm_mm_unlock - undo ksm_mm_lock() and publish the mm's figures
+ * @kmm: which
+ */
+void ksm_mm_unlock(struct ksm_mm *kmm)
+{
+	struct mm_struct *mm = kmm->slot.mm;
+
+	WRITE_ONCE(mm->ksm_rmap_items, ksm_track_records(&kmm->track));
+	WRITE_ONCE(mm->ksm_merging_pages, kmm->track.nr[KSM_MERGED]);
+	mutex_unlock(&kmm->lock);
+}
+
+/**
+ * ksm_mm_retire - take a registered mm off, for good
+ * @kmm: locked; its records are forgotten
+ *
+ * Context: kmm->lock held. Drops the registry's reference: the caller has one.
+ */
+void ksm_mm_retire(struct ksm_mm *kmm)
+{
+	lockdep_assert_held(&kmm->lock);
+
+	ksm_forget_range(kmm, 0, ULONG_MAX, true);
+	kmm->gone = true;
+	mm_flags_clear(MMF_VM_MERGEABLE, kmm->slot.mm);
+	scoped_guard(spinlock, &registry.lock) {
+		if (registry.cursor == kmm)
+			registry.cursor = registry_after(kmm);
+		hash_del(&kmm->slot.hash);
+		list_del(&kmm->slot.mm_node);
+	}
+	ksm_mm_put(kmm);
+}
+
+/* Newcomers wait for the next round, unless that must meet everybody. */
+static void registry_insert(struct ksm_mm *kmm)
+{
+	struct mm_slot *slot = &kmm->slot;
+	struct mm_struct *mm = slot->mm;
+
+	guard(spinlock)(&registry.lock);
+	mm_slot_insert(registry_hash, mm, slot);
+	if (registry.all || !registry.cursor)
+		list_add_tail(&slot->mm_node, &registry.list);
+	else
+		list_add_tail(&slot->mm_node, &registry.cursor->slot.mm_node);
+}
+
+/**
+ * __ksm_enter - register an mm
+ * @mm: not registered
+ *
+ * Context: mmap_lock held for writing; may sleep.
+ * Return: 0 or -ENOMEM.
+ */
+int __ksm_enter(struct mm_struct *mm)
+{
+	struct ksm_mm *kmm = ksm_cache_alloc(ksm_mm_cache, GFP_KERNEL | __GFP_ZERO);
+
+	if (!kmm)
+		return -ENOMEM;
+
+	kref_init(&kmm->ref);
+	mutex_init(&kmm->lock);
+	ksm_track_init(&kmm->track, ksm_stat.records);
+	mmgrab(mm);
+	kmm->slot.mm = mm;
+	mm_flags_set(MMF_VM_MERGEABLE, mm);
+	registry_insert(kmm);
+	ksm_scan_wake();
+	return 0;
+}
+
+/**
+ * __ksm_exit - the mm goes away: forget all about it
+ * @mm: registered
+ *
+ * The lock waits for a batch in progress; whoever comes later sees that the mm
+ * is gone before it looks at a page table.
+ *
+ * Context: may sleep. The caller may hold the mmap_lock or not: exec gives up
+ * a new mm with the lock held.
+ */
+void __ksm_exit(struct mm_struct *mm)
+{
+	struct ksm_mm *kmm = ksm_mm_find(mm);
+
+	if (!kmm)
+		return;
+	if (ksm_mm_lock(kmm)) {
+		ksm_mm_retire(kmm);
+		ksm_mm_unlock(kmm);
+	}
+	ksm_mm_put(kmm);
+	if (ksm_stable_has_heirs())
+		ksm_scan_wake();
+}
+
+static bool flags_compatible(const struct file *file, vma_flags_t flags)
+{
+	if (vma_flags_test_any(&flags, VMA_SHARED_BIT, VMA_MAYSHARE_BIT, VMA_HUGETLB_BIT))
+		return false;
+	if (vma_flags_test_any_mask(&flags, VMA_SPECIAL_FLAGS))
+		return false;
+	if (vma_flags_test_single_mask(&flags, VMA_DROPPABLE))
+		return false;
+	if (file && IS_DAX(file_inode(file)))
+		return false;
+#ifdef VM_SAO
+	if (vma_flags_to_legacy(flags) & VM_SAO)
+		return false;
+#endif
+#ifdef VM_SPARC_ADI
+	if (vma_flags_to_legacy(flags) & VM_SPARC_ADI)
+		return false;
+#endif
+	return true;
+}
+
+static bool vma_compatible(const struct vm_area_struct *vma)
+{
+	return flags_compatible(vma->vm_file, vma->flags);
+}
+
+/**
+ * ksm_vma_mergeable - whether a VMA may hold pages to merge
+ * @vma: which
+ *
+ * Context: mmap_lock held.
+ */
+bool ksm_vma_mergeable(const struct vm_area_struct *vma)
+{
+	return (vma->vm_flags & VM_MERGEABLE) && vma->anon_vma;
+}
+
+/**
+ * ksm_vma_lookup - the mergeable VMA at an address
+ * @mm: whose
+ * @addr: where
+ *
+ * Context: mmap_lock held.
+ * Return: the VMA, or NULL when there is none or it may not be merged.
+ */
+struct vm_area_struct *ksm_vma_lookup(struct mm_struct *mm, unsigned long addr)
+{
+	struct vm_area_struct *vma = vma_lookup(mm, addr);
+
+	return vma && ksm_vma_mergeable(vma) ? vma : NULL;
+}
+
+static int madvise_mergeable(struct vm_area_struct *vma, vm_flags_t *vm_flags)
+{
+	struct mm_struct *mm = vma->vm_mm;
+
+	if ((vma->vm_flags & VM_MERGEABLE) || !vma_compatible(vma))
+		return 0;
+	if (!mm_flags_test(MMF_VM_MERGEABLE, mm)) {
+		int err = __ksm_enter(mm);
+
+		if (err)
+			return err;
+	}
+	*vm_flags |= VM_MERGEABLE;
+	return 0;
+}
+
+static int madvise_unmergeable(struct vm_area_struct *vma, unsigned long start,
+			       unsigned long end, vm_flags_t *vm_flags)
+{
+	if (!(vma->vm_flags & VM_MERGEABLE))
+		return 0;
+	if (vma->anon_vma) {
+		int err = ksm_unmerge_range(vma, start, end);
+
+		if (err)
+			return err;
+	}
+	*vm_flags &= ~VM_MERGEABLE;
+	return 0;
+}
+
+/**
+ * ksm_madvise - MADV_MERGEABLE and MADV_UNMERGEABLE on a part of a VMA
+ * @vma: the VMA
+ * @start: first byte, page aligned
+ * @end: end of the part, page aligned
+ * @advice: one of the two
+ * @vm_flags: the VMA's flags to be; changed on success only
+ *
+ * Context: mmap_lock held for writing; may sleep.
+ * Return: 0, also where merging is not possible; -ENOMEM; -ERESTARTSYS when a
+ * signal ended an unmerging early.
+ */
+int ksm_madvise(struct vm_area_struct *vma, unsigned long start, unsigned long end,
+		int advice, vm_flags_t *vm_flags)
+{
+	switch (advice) {
+	case MADV_MERGEABLE:
+		return madvise_mergeable(vma, vm_flags);
+	case MADV_UNMERGEABLE:
+		return madvise_unmergeable(vma, start, end, vm_flags);
+	default:
+		return 0;
+	}
+}
+EXPORT_SYMBOL_GPL(ksm_madvise);
+
+/**
+ * ksm_vma_flags - flags of a VMA about to be made
+ * @mm: whose
+ * @file: what it maps, or NULL
+ * @vma_flags: its flags
+ *
+ * Context: any.
+ * Return: @vma_flags, made mergeable if the mm asked for that and it can be.
+ */
+vma_flags_t ksm_vma_flags(struct mm_struct *mm, const struct file *file, vma_flags_t vma_flags)
+{
+	if (mm_flags_test(MMF_VM_MERGE_ANY, mm) && flags_compatible(file, vma_flags))
+		vma_flags_set(&vma_flags, VMA_MERGEABLE_BIT);
+	return vma_flags;
+}
+
+static void mark_all_vmas(struct mm_struct *mm)
+{
+	struct vm_area_struct *vma;
+	VMA_ITERATOR(vmi, mm, 0);
+
+	for_each_vma(vmi, vma) {
+		if (!(vma->vm_flags & VM_MERGEABLE) && vma_compatible(vma))
+			vm_flags_set(vma, VM_MERGEABLE);
+	}
+}
+
+static int unmark_all_vmas(struct mm_struct *mm)
+{
+	struct vm_area_struct *vma;
+	VMA_ITERATOR(vmi, mm, 0);
+
+	for_each_vma(vmi, vma) {
+		vm_flags_t flags = vma->vm_flags;
+		int err = madvise_unmergeable(vma, vma->vm_start, vma->vm_end, &flags);
+
+		if (err)
+			return err;
+		if (flags != vma->vm_flags)
+			vm_flags_clear(vma, VM_MERGEABLE);
+	}
+	return 0;
+}
+
+/**
+ * ksm_enable_merge_any - all VMAs of an mm, present and future, take part
+ * @mm: which
+ *
+ * Context: mmap_lock held for writing; may sleep.
+ * Return: 0 or -ENOMEM.
+ */
+int ksm_enable_merge_any(struct mm_struct *mm)
+{
+	if (mm_flags_test(MMF_VM_MERGE_ANY, mm))
+		return 0;
+	if (!mm_flags_test(MMF_VM_MERGEABLE, mm)) {
+		int err = __ksm_enter(mm);
+
+		if (err)
+			return err;
+	}
+	mm_flags_set(MMF_VM_MERGE_ANY, mm);
+	mark_all_vmas(mm);
+	return 0;
+}
+
+/**
+ * ksm_disable_merge_any - undo ksm_enable_merge_any() and unmerge all VMAs
+ * @mm: which
+ *
+ * Context: mmap_lock held for writing; may sleep.
+ * Return: 0; -ENOMEM or -ERESTARTSYS, and merging stays on for all VMAs.
+ */
+int ksm_disable_merge_any(struct mm_struct *mm)
+{
+	int err;
+
+	if (!mm_flags_test(MMF_VM_MERGE_ANY, mm))
+		return 0;
+	err = unmark_all_vmas(mm);
+	if (err) {
+		mark_all_vmas(mm);
+		return err;
+	}
+	mm_flags_clear(MMF_VM_MERGE_ANY, mm);
+	return 0;
+}
+
+/**
+ * ksm_disable - unmerge all VMAs of an mm, whoever asked for merging
+ * @mm: which
+ *
+ * Context: mmap_lock held for writing; may sleep.
+ * Return: 0, -ENOMEM or -ERESTARTSYS.
+ */
+int ksm_disable(struct mm_struct *mm)
+{
+	if (!mm_flags_test(MMF_VM_MERGEABLE, mm))
+		return 0;
+	if (mm_flags_test(MMF_VM_MERGE_ANY, mm))
+		return ksm_disable_merge_any(mm);
+	return unmark_all_vmas(mm);
+}
+
+/**
+ * ksm_process_mergeable - whether any VMA of an mm takes part
+ * @mm: which
+ *
+ * Context: mmap_lock held.
+ */
+bool ksm_process_mergeable(struct mm_struct *mm)
+{
+	struct vm_area_struct *vma;
+	VMA_ITERATOR(vmi, mm, 0);
+
+	mmap_assert_locked(mm);
+	for_each_vma(vmi, vma) {
+		if (vma->vm_flags & VM_MERGEABLE)
+			return true;
+	}
+	return false;
+}

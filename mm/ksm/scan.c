@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * ksmd: passes over all registered mms, a batch at a time, with sleeps between.
+ */
+#include <linux/freezer.h>
+#include <linux/kthread.h>
+#include <linux/memory.h>
+#include <linux/swap.h>
+
+#include "ksm.h"
+
+/* Nodes with heirs looked at between two passes. */
+#define KSM_PRUNE_NODES		1024
+
+DEFINE_MUTEX(ksm_control);
+unsigned int ksm_run = KSM_RUN_STOP;
+unsigned int ksm_pages_to_scan = 100;
+
+static unsigned int sleep_millisecs = 20;
+
+static struct {
+	wait_queue_head_t wait;		/* ksmd sleeps here */
+	atomic_t calls;			/* wake-ups so far */
+	struct ksm_batch *batch;	/* ksm_control */
+	bool in_pass;			/* ksm_control */
+} scan = {
+	.wait = __WAIT_QUEUE_HEAD_INITIALIZER(scan.wait),
+};
+
+/**
+ * ksm_scan_wake - settings have changed or there is something to scan
+ *
+ * Context: any.
+ */
+void ksm_scan_wake(void)
+{
+	atomic_inc(&scan.calls);
+	wake_up_interruptible(&scan.wait);
+}
+
+/**
+ * ksm_scan_sleep_millisecs - how long ksmd sleeps between its turns
+ */
+unsigned int ksm_scan_sleep_millisecs(void)
+{
+	return READ_ONCE(sleep_millisecs);
+}
+
+/**
+ * ksm_scan_set_sleep_millisecs - change that, at once
+ * @msecs: milliseconds
+ */
+void ksm_scan_set_sleep_millisecs(unsigned int msecs)
+{
+	WRITE_ONCE(sleep_millisecs, msecs);
+	ksm_scan_wake();
+}
+
+/**
+ * ksm_scan_reset - the next turn begins a new pass
+ *
+ * Context: ksm_control held.
+ */
+void ksm_scan_reset(void)
+{
+	lockdep_assert_held(&ksm_control);
+	scan.in_pass = false;
+}
+
+static bool scan_should_run(void)
+{
+	return READ_ONCE(ksm_run) == KSM_RUN_MERGE && !ksm_registry_empty();
+}
+
+static void begin_pass(void)
+{
+	/* Pages in per-CPU lists look held and could not be merged. */
+	lru_add_drain_all();
+	ksm_registry_rewind(false);
+	scan.in_pass = true;
+}
+
+static void end_pass(void)
+{
+	scan.in_pass = false;
+	atomic_long_inc(&ksm_stat.passes);
+	ksm_stable_prune_heirs(KSM_PRUNE_NODES);
+}
+
+/*
+ * One batch. Returns false when this turn is over: told to stop, nobody there,
+ * or the pass has ended.
+ */
+static bool scan_one(unsigned int *budget)
+{
+	struct ksm_mm *kmm;
+	unsigned int nr;
+	bool done;
+
+	guard(mutex)(&ksm_control);
+	if (!scan_should_run())
+		return false;
+	if (!scan.in_pass)
+		begin_pass();
+	kmm = ksm_registry_current();
+	if (!kmm) {
+		end_pass();
+		return false;
+	}
+	nr = ksm_batch_run(scan.batch, kmm, *budget, &done);
+	if (done)
+		ksm_registry_advance(kmm);
+	ksm_mm_put(kmm);
+	atomic_long_add(nr, &ksm_stat.scanned);
+	/* An mm without pages is work, too. */
+	*budget -= clamp(nr, 1, *budget);
+	return *budget;
+}
+
+static void scan_turn(unsigned int pages)
+{
+	while (pages && scan_one(&pages) && !freezing(current))
+		cond_resched();
+}
+
+static bool scan_should_wake(void)
+{
+	return scan_should_run() || kthread_should_stop();
+}
+
+/*
+ * Nothing to scan. Heirs are not needed any more once their relatives have
+ * written to their pages or exited, which nobody tells: look now and then, and
+ * less often the longer they stay.
+ */
+static void scan_idle(void)
+{
+	long delay = HZ;
+
+	while (!scan_should_wake()) {
+		wait_event_freezable(scan.wait, scan_should_wake() || ksm_stable_has_heirs());
+		if (wait_event_freezable_timeout(scan.wait, scan_should_wake(), delay))
+			break;
+		guard(mutex)(&ksm_control);
+		delay = ksm_stable_prune_heirs(KSM_PRUNE_NODES) ? min(delay * 2, 64 * HZ) : HZ;
+	}
+}
+
+static void scan_sleep(void)
+{
+	int calls = atomic_read(&scan.calls);
+
+	if (!scan_should_run()) {
+		scan_idle();
+		return;
+	}
+	if (ksm_scan_sleep_millisecs())
+		wait_event_freezable_timeout(scan.wait, atomic_read(&scan.calls) != calls,
+					     msecs_to_jiffies(ksm_scan_sleep_millisecs()));
+	else
+		cond_resched();
+}
+
+static int ksmd(void *unused)
+{
+	set_freezable();
+	set_user_nice(current, 5);
+	while (!kthread_should_stop()) {
+		scan_turn(READ_ONCE(ksm_pages_to_scan));
+		try_to_freeze();
+		scan_sleep();
+	}
+	return 0;
+}
+
+#ifdef CONFIG_MEMORY_HOTREMOVE
+/* No folio is left in the range when it goes offline; its memory map may go. */
+static int memory_callback(struct notifier_block *self, unsigned long action, void *arg)
+{
+	struct memory_notify *range = arg;
+
+	if (action == MEM_OFFLINE)
+		ksm_stable_forget_pfns(range->start_pfn, range->nr_pages);
+	return NOTIFY_OK;
+}
+#endif
+
+/**
+ * ksm_scan_init - start ksmd
+ *
+ * Return: 0 or an error.
+ */
+int __init ksm_scan_init(void)
+{
+	struct task_struct *task;
+
+	scan.batch = ksm_batch_alloc();
+	if (!scan.batch)
+		return -ENOMEM;
+#ifdef CONFIG_MEMORY_HOTREMOVE
+	hotplug_memory_notifier(memory_callback, KSM_CALLBACK_PRI);
+#endif
+	task = kthread_run(ksmd, NULL, "ksmd");
+	if (IS_ERR(task)) {
+		ksm_batch_free(scan.batch);
+		return PTR_ERR(task);
+	}
+	return 0;
+}

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Unmerging: give every place in a range a page of its own again.
+ *
+ * The page tables are the truth here, not the engine's records: what maps a
+ * merged folio is broken up, whether a site is known or not. The mmap_lock is
+ * held for writing and the VMA is write-locked, so that no fault can map one
+ * behind our back; swap-in copies while everything is being unmerged, and
+ * where the VMA is not mergeable any more.
+ */
+#include <linux/leafops.h>
+#include <linux/pagewalk.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
+
+#include "ksm.h"
+
+/* Places unmerged and bytes walked under one hold of an mm's locks. */
+#define KSM_UNMERGE_PAGES	512
+#define KSM_UNMERGE_BYTES	(256UL << 20)
+
+/* A migration entry may come to map a merged folio: it has to be waited for. */
+static bool pte_is_shared(struct vm_area_struct *vma, unsigned long addr, pte_t pte)
+{
+	struct page *page;
+
+	if (pte_none(pte))
+		return false;
+	if (!pte_present(pte)) {
+		softleaf_t entry = softleaf_from_pte(pte);
+
+		return softleaf_is_migration(entry) &&
+		       folio_test_ksm(softleaf_to_folio(entry));
+	}
+	page = vm_normal_page(vma, addr, pte);
+	return page && folio_test_ksm(page_folio(page));
+}
+
+static int find_shared_pmd(pmd_t *pmd, unsigned long addr, unsigned long end,
+			   struct mm_walk *walk)
+{
+	unsigned long *found = walk->private;
+	pte_t *start, *ptep;
+	spinlock_t *ptl;
+	int ret = 0;
+
+	/* A merged folio is small: nothing to find in a huge mapping. */
+	ptl = pmd_trans_huge_lock(pmd, walk->vma);
+	if (ptl) {
+		spin_unlock(ptl);
+		return 0;
+	}
+	start = ptep = pte_offset_map_lock(walk->mm, pmd, addr, &ptl);
+	if (!start) {
+		walk->action = ACTION_AGAIN;
+		return 0;
+	}
+	for (; addr < end; addr += PAGE_SIZE, ptep++) {
+		if (pte_is_shared(walk->vma, addr, ptep_get(ptep))) {
+			*found = addr;
+			ret = 1;
+			break;
+		}
+	}
+	pte_unmap_unlock(start, ptl);
+	return ret;
+}
+
+static const struct mm_walk_ops find_shared_ops = {
+	.pmd_entry = find_shared_pmd,
+	.walk_lock = PGWALK_WRLOCK_VERIFY,
+};
+
+/*
+ * A fault that wants the page unshared gives the place a copy. It returns
+ * without one after it waited for a migration, so the caller looks again. A
+ * page that cannot be read any more cannot be copied: it stays.
+ */
+static int unshare(struct vm_area_struct *vma, unsigned long *addr)
+{
+	vm_fault_t ret = handle_mm_fault(vma, *addr, FAULT_FLAG_UNSHARE | FAULT_FLAG_REMOTE, NULL);
+
+	if (ret & VM_FAULT_OOM)
+		return -ENOMEM;
+	if (ret & VM_FAULT_ERROR)
+		*addr += PAGE_SIZE;
+	return 0;
+}
+
+/*
+ * Goes on from *@addr until @end or until @max places were unmerged; *@addr
+ * says how far it came.
+ */
+static int unmerge_some(struct vm_area_struct *vma, unsigned long *addr, unsigned long end,
+			unsigned int max)
+{
+	while (*addr < end && max--) {
+		int err;
+
+		if (!walk_page_range_vma(vma, *addr, end, &find_shared_ops, addr)) {
+			*addr = end;
+			break;
+		}
+		if (signal_pending(current))
+			return -ERESTARTSYS;
+		err = unshare(vma, addr);
+		if (err)
+			return err;
+		cond_resched();
+	}
+	return 0;
+}
+
+static void forget_unmerged(struct ksm_mm *kmm, unsigned long start, unsigned long end)
+{
+	if (start == end || !ksm_mm_lock(kmm))
+		return;
+	ksm_forget_range(kmm, start, end - 1, true);
+	ksm_mm_unlock(kmm);
+}
+
+/**
+ * ksm_unmerge_range - give a part of a VMA pages of its own
+ * @vma: the VMA
+ * @start: first byte, page aligned
+ * @end: end, page aligned
+ *
+ * Context: mmap_lock held for writing; sleeps; takes page faults.
+ * Return: 0 when nothing in the range is shared any more; -ENOMEM, or
+ * -ERESTARTSYS on a signal, with a part of it done.
+ */
+int ksm_unmerge_range(struct vm_area_struct *vma, unsigned long start, unsigned long end)
+{
+	unsigned long addr = start;
+	struct ksm_mm *kmm;
+	int err;
+
+	vma_start_write(vma);
+	err = unmerge_some(vma, &addr, end, UINT_MAX);
+	kmm = ksm_mm_find(vma->vm_mm);
+	if (kmm) {
+		forget_unmerged(kmm, start, addr);
+		ksm_mm_put(kmm);
+	}
+	return err;
+}
+
+/* Some of an mm from *@addr on; ULONG_MAX there means that all is done. */
+static int unmerge_mm_some(struct ksm_mm *kmm, unsigned long *addr)
+{
+	struct mm_struct *mm = kmm->slot.mm;
+	unsigned long start, end;
+	struct vm_area_struct *vma;
+	int err;
+
+	if (mmap_write_lock_killable(mm))
+		return -EINTR;
+	vma = find_vma(mm, *addr);
+	while (vma && !ksm_vma_mergeable(vma))
+		vma = find_vma(mm, vma->vm_end);
+	if (!vma) {
+		forget_unmerged(kmm, 0, ULONG_MAX);
+		*addr = ULONG_MAX;
+		mmap_write_unlock(mm);
+		return 0;
+	}
+	start = max(*addr, vma->vm_start);
+	end = min(vma->vm_end, start + KSM_UNMERGE_BYTES);
+	*addr = start;
+	vma_start_write(vma);
+	err = unmerge_some(vma, addr, end, KSM_UNMERGE_PAGES);
+	forget_unmerged(kmm, start, *addr);
+	mmap_write_unlock(mm);
+	return err;
+}
+
+/*
+ * With a reference on its users the mm cannot exit meanwhile. Without users it
+ * is about to forget all by itself.
+ */
+static int unmerge_mm(struct ksm_mm *kmm)
+{
+	struct mm_struct *mm = kmm->slot.mm;
+	unsigned long addr = 0;
+	int err = 0;
+
+	if (!mmget_not_zero(mm))
+		return 0;
+	while (!err && addr != ULONG_MAX) {
+		err = unmerge_mm_some(kmm, &addr);
+		cond_resched();
+	}
+	kmm->next = 0;
+	mmput(mm);
+	return err;
+}
+
+/**
+ * ksm_unmerge_all - unmerge everything; registered areas stay registered
+ *
+ * Processes forked meanwhile are met, too. What is left in the end can only be
+ * mapped by a copy of an mm that could not be registered for want of memory.
+ *
+ * Context: ksm_control held, ksm_run set to KSM_RUN_UNMERGE; sleeps.
+ * Return: 0; -ENOMEM; -EINTR or -ERESTARTSYS on a signal; -EBUSY.
+ */
+int ksm_unmerge_all(void)
+{
+	struct ksm_mm *kmm;
+	int err = 0;
+
+	lockdep_assert_held(&ksm_control);
+	ksm_registry_rewind(true);
+	while (!err && (kmm = ksm_registry_current())) {
+		err = unmerge_mm(kmm);
+		ksm_registry_advance(kmm);
+		ksm_mm_put(kmm);
+	}
+	ksm_scan_reset();
+	if (!err && ksm_stable_prune_heirs(ksm_stable_nr_heirs()))
+		err = -EBUSY;
+	return err;
+}
