@@ -270,6 +270,8 @@ static int merge_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned
 		ksm_stable_detach(site, kfolio);
 		goto unlock;
 	}
+	/* MADV_FREE by its only owner may have cleaned it and be half way. */
+	folio_mark_dirty(kfolio);
 	err = replace_page(vma, addr, page, kpage, pte);
 	if (err)
 		drop_site(kmm, addr, kfolio);
@@ -410,7 +412,7 @@ static int promote_copy(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned
 		if (err)
 			drop_site(kmm, addr, copy);
 		else
-			folio_add_lru_vma(copy, vma);
+			folio_add_lru(copy);	/* mlocked already, by its mapping */
 	}
 	folio_unlock(copy);
 	folio_put(copy);

@@ -100,7 +100,8 @@ void folio_migrate_ksm(struct folio *newfolio, struct folio *folio)
 	if (!stable)
 		return;
 	VM_WARN_ON_ONCE_FOLIO(stable->pfn != folio_pfn(folio), folio);
-	WRITE_ONCE(stable->pfn, folio_pfn(newfolio));
+	/* Who sees the PFN sees newfolio's mapping word. */
+	smp_store_release(&stable->pfn, folio_pfn(newfolio));
 	smp_wmb();	/* pairs with smp_rmb() in ksm_stable_get_folio() */
 	WRITE_ONCE(folio->mapping, (void *)FOLIO_MAPPING_KSM);
 }
