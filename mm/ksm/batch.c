@@ -67,6 +67,7 @@ struct ksm_pair {
  * @max: pages to consider at most
  * @considered: present pages seen
  * @tables: page tables walked
+ * @forgotten: records forgotten where nothing is mapped
  * @next: where the walk goes on
  * @full: the walk stopped before the end of the mm
  * @block: records around @next while a page table is walked
@@ -80,6 +81,7 @@ struct ksm_batch {
 	unsigned int max;
 	unsigned int considered;
 	unsigned int tables;
+	unsigned int forgotten;
 	unsigned long next;
 	bool full;
 	struct ksm_block *block;
@@ -142,20 +144,17 @@ bool ksm_forget_record(struct ksm_mm *kmm, struct ksm_record rec, bool wait)
  * @kmm: whose
  * @start: first byte
  * @last: last byte
- * @wait: whether to sleep for locks of merged folios; if not, records of
- *	folios that are locked stay for the next time
  *
- * Context: @kmm locked; sleeps if @wait.
+ * Context: @kmm locked; sleeps, for locks of merged folios too.
  */
-void ksm_forget_range(struct ksm_mm *kmm, unsigned long start, unsigned long last, bool wait)
+void ksm_forget_range(struct ksm_mm *kmm, unsigned long start, unsigned long last)
 {
 	unsigned long addr = start;
 	struct ksm_record rec;
 
 	while (ksm_track_next(&kmm->track, &addr, last, &rec)) {
-		ksm_forget_record(kmm, rec, wait);
-		if (wait)
-			cond_resched();
+		ksm_forget_record(kmm, rec, true);
+		cond_resched();
 		if (last - addr < PAGE_SIZE)
 			break;
 		addr += PAGE_SIZE;
@@ -177,6 +176,34 @@ static void add_item(struct ksm_batch *batch, unsigned long addr, struct page *p
 		.pfn = page ? page_to_pfn(page) : 0,
 		.sight = sight,
 	};
+}
+
+/*
+ * Nothing is mapped from batch->next to @last: whatever the records know of it
+ * is past. Records of merged folios that are locked stay for the next pass.
+ * Returns whether the batch came to the end of it.
+ */
+static bool forget_gap(struct ksm_batch *batch, unsigned long last)
+{
+	struct ksm_track *track = &batch->kmm->track;
+	unsigned long start = batch->next, addr = start;
+	struct ksm_record rec;
+
+	while (ksm_track_next(track, &addr, last, &rec)) {
+		if (batch->forgotten++ >= KSM_BATCH_FORGET) {
+			batch->next = addr;
+			if (addr > start)
+				ksm_track_trim(track, start, addr - 1);
+			return false;
+		}
+		ksm_forget_record(batch->kmm, rec, false);
+		if (last - addr < PAGE_SIZE)
+			break;
+		addr += PAGE_SIZE;
+	}
+	ksm_track_trim(track, start, last);
+	batch->next = last + 1;
+	return true;
 }
 
 static struct ksm_record record_at(const struct ksm_batch *batch, unsigned long addr)
@@ -204,7 +231,7 @@ static void see_nothing(struct ksm_batch *batch, unsigned long addr)
 
 /*
  * Whether a site's folio may come back to where this entry is: out of the swap
- * cache, or from a migration. Nobody else's lock is waited for.
+ * cache, from a migration or from a device's memory. Nobody else's lock is waited for.
  */
 static bool may_return(const struct ksm_site *site, softleaf_t entry)
 {
@@ -214,6 +241,7 @@ static bool may_return(const struct ksm_site *site, softleaf_t entry)
 	if (IS_ERR_OR_NULL(folio))
 		return folio;
 	same = softleaf_is_migration(entry) ||
+	       softleaf_is_device_private(entry) ||
 	       (softleaf_is_swap(entry) && folio_matches_swap_entry(folio, entry));
 	folio_unlock(folio);
 	folio_put(folio);
@@ -237,6 +265,9 @@ static void see_page(struct ksm_batch *batch, unsigned long addr, struct page *p
 {
 	struct folio *folio = page_folio(page);
 
+	/* One that failed stays mapped, and its sites lead to those who map it. */
+	if (folio_test_ksm(folio) && PageHWPoison(page))
+		return;
 	if (!folio_test_anon(folio) || folio_is_zone_device(folio) || PageHWPoison(page)) {
 		see_nothing(batch, addr);
 		return;
@@ -333,14 +364,10 @@ static int walk_pmd(pmd_t *pmd, unsigned long addr, unsigned long end, struct mm
 	return batch_is_full(batch) || ++batch->tables >= KSM_BATCH_TABLES;
 }
 
-/* No page table: whatever the records know of the stretch is past. */
+/* No page table. */
 static int walk_hole(unsigned long addr, unsigned long end, int depth, struct mm_walk *walk)
 {
-	struct ksm_batch *batch = walk->private;
-
-	ksm_forget_range(batch->kmm, addr, end - 1, false);
-	batch->next = end;
-	return 0;
+	return !forget_gap(walk->private, end - 1);
 }
 
 static const struct mm_walk_ops collect_ops = {
@@ -361,15 +388,16 @@ static void collect(struct ksm_batch *batch)
 
 		if (!ksm_vma_mergeable(vma))
 			continue;
-		if (batch->next < start)
-			ksm_forget_range(kmm, batch->next, start - 1, false);
-		batch->next = start;
+		if (batch->next < start && !forget_gap(batch, start - 1)) {
+			batch->full = true;
+			return;
+		}
 		batch->full = walk_page_range_vma(vma, start, vma->vm_end, &collect_ops, batch);
 		if (batch->full)
 			return;
 		batch->next = vma->vm_end;
 	}
-	ksm_forget_range(kmm, batch->next, ULONG_MAX, false);
+	batch->full = !forget_gap(batch, ULONG_MAX);
 }
 
 static void hash_items(struct ksm_batch *batch)
@@ -385,6 +413,13 @@ static void hash_items(struct ksm_batch *batch)
 		put_page(item->page);
 		item->page = NULL;
 	}
+}
+
+/* The page is no candidate, or not any more: one that is pinned would be in the way. */
+static void watch(struct ksm_mm *kmm, struct ksm_record rec, u64 sum)
+{
+	if (ksm_forget_record(kmm, rec, false))
+		ksm_track_set(&kmm->track, rec, KSM_HASHED, (union ksm_word){ .sum = sum });
 }
 
 /*
@@ -408,8 +443,7 @@ static bool unchanged_since_last_pass(struct ksm_mm *kmm, struct ksm_record rec,
 	default:
 		break;
 	}
-	if (ksm_forget_record(kmm, rec, false))
-		ksm_track_set(&kmm->track, rec, KSM_HASHED, (union ksm_word){ .sum = sum });
+	watch(kmm, rec, sum);
 	return false;
 }
 
@@ -472,8 +506,12 @@ static void file_page(struct ksm_batch *batch, struct ksm_item *item)
 
 	if (ksm_track_get(&kmm->track, item->addr, KSM_GFP, &rec))
 		return;
-	if (!unchanged_since_last_pass(kmm, rec, item->sum) || item->sight == KSM_SIGHT_BUSY)
+	if (!unchanged_since_last_pass(kmm, rec, item->sum))
 		return;
+	if (item->sight == KSM_SIGHT_BUSY) {
+		watch(kmm, rec, item->sum);
+		return;
+	}
 	vma = ksm_vma_lookup(kmm->slot.mm, item->addr);
 	if (!vma || merge_with_stable(kmm, vma, item))
 		return;
@@ -610,7 +648,6 @@ static void retire_if_idle(struct ksm_mm *kmm)
 
 	if (mm_flags_test(MMF_VM_MERGE_ANY, mm) || ksm_process_mergeable(mm))
 		return;
-	ksm_forget_range(kmm, 0, ULONG_MAX, false);
 	if (!ksm_track_records(&kmm->track))
 		ksm_mm_retire(kmm);
 }
@@ -632,6 +669,7 @@ unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, unsigned
 	batch->max = min(max, KSM_BATCH_PAGES);
 	batch->considered = 0;
 	batch->tables = 0;
+	batch->forgotten = 0;
 	batch->next = kmm->next;
 	batch->full = false;
 	batch->nr_items = 0;

@@ -353,12 +353,14 @@ bool ksm_site_reaches(const struct ksm_site *site, const struct vm_area_struct *
 /* ---- batch and scan ---- */
 
 bool ksm_forget_record(struct ksm_mm *kmm, struct ksm_record rec, bool wait);
-void ksm_forget_range(struct ksm_mm *kmm, unsigned long start, unsigned long last, bool wait);
+void ksm_forget_range(struct ksm_mm *kmm, unsigned long start, unsigned long last);
 
 /* Pages looked at under one hold of the locks: bounds what others wait for. */
 #define KSM_BATCH_PAGES		128
 /* Page tables walked under one hold of the locks, pages in them or not. */
 #define KSM_BATCH_TABLES	512
+/* Records forgotten under one hold of the locks where nothing is mapped. */
+#define KSM_BATCH_FORGET	4096
 
 struct ksm_batch;
 
@@ -380,6 +382,7 @@ extern unsigned int ksm_pages_to_scan;
 
 int ksm_scan_init(void);
 void ksm_scan_wake(void);
+void ksm_scan_kick(void);
 void ksm_scan_reset(void);
 unsigned int ksm_scan_sleep_millisecs(void);
 void ksm_scan_set_sleep_millisecs(unsigned int msecs);

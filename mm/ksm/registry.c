@@ -179,7 +179,7 @@ void ksm_mm_retire(struct ksm_mm *kmm)
 {
 	lockdep_assert_held(&kmm->lock);
 
-	ksm_forget_range(kmm, 0, ULONG_MAX, true);
+	ksm_forget_range(kmm, 0, ULONG_MAX);
 	kmm->gone = true;
 	mm_flags_clear(MMF_VM_MERGEABLE, kmm->slot.mm);
 	scoped_guard(spinlock, &registry.lock) {
@@ -311,8 +311,9 @@ static int madvise_mergeable(struct vm_area_struct *vma, vm_flags_t *vm_flags)
 {
 	struct mm_struct *mm = vma->vm_mm;
 
-	if ((vma->vm_flags & VM_MERGEABLE) || !vma_compatible(vma))
+	if (!vma_compatible(vma))
 		return 0;
+	/* A copy of a mergeable VMA may be there while its mm could not register. */
 	if (!mm_flags_test(MMF_VM_MERGEABLE, mm)) {
 		int err = __ksm_enter(mm);
 
@@ -417,14 +418,14 @@ static int unmark_all_vmas(struct mm_struct *mm)
  */
 int ksm_enable_merge_any(struct mm_struct *mm)
 {
-	if (mm_flags_test(MMF_VM_MERGE_ANY, mm))
-		return 0;
 	if (!mm_flags_test(MMF_VM_MERGEABLE, mm)) {
 		int err = __ksm_enter(mm);
 
 		if (err)
 			return err;
 	}
+	if (mm_flags_test(MMF_VM_MERGE_ANY, mm))
+		return 0;
 	mm_flags_set(MMF_VM_MERGE_ANY, mm);
 	mark_all_vmas(mm);
 	return 0;
@@ -461,8 +462,6 @@ int ksm_disable_merge_any(struct mm_struct *mm)
  */
 int ksm_disable(struct mm_struct *mm)
 {
-	if (!mm_flags_test(MMF_VM_MERGEABLE, mm))
-		return 0;
 	if (mm_flags_test(MMF_VM_MERGE_ANY, mm))
 		return ksm_disable_merge_any(mm);
 	return unmark_all_vmas(mm);

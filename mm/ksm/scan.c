@@ -20,7 +20,7 @@ static unsigned int sleep_millisecs = 20;
 
 static struct {
 	wait_queue_head_t wait;		/* ksmd sleeps here */
-	atomic_t calls;			/* wake-ups so far */
+	atomic_t calls;			/* changes of settings so far */
 	struct ksm_batch *batch;	/* ksm_control */
 	bool in_pass;			/* ksm_control */
 } scan = {
@@ -28,14 +28,26 @@ static struct {
 };
 
 /**
- * ksm_scan_wake - settings have changed or there is something to scan
+ * ksm_scan_wake - there may be something to do for a ksmd that is idle
+ *
+ * A sleep between two turns is not cut short.
  *
  * Context: any.
  */
 void ksm_scan_wake(void)
 {
-	atomic_inc(&scan.calls);
 	wake_up_interruptible(&scan.wait);
+}
+
+/**
+ * ksm_scan_kick - settings have changed: ksmd looks at them at once
+ *
+ * Context: any.
+ */
+void ksm_scan_kick(void)
+{
+	atomic_inc(&scan.calls);
+	ksm_scan_wake();
 }
 
 /**
@@ -53,7 +65,7 @@ unsigned int ksm_scan_sleep_millisecs(void)
 void ksm_scan_set_sleep_millisecs(unsigned int msecs)
 {
 	WRITE_ONCE(sleep_millisecs, msecs);
-	ksm_scan_wake();
+	ksm_scan_kick();
 }
 
 /**

@@ -167,6 +167,8 @@ struct folio *ksm_stable_get_folio(const struct ksm_stable *stable)
 {
 	unsigned long pfn;
 
+	/* Keeps the memory map: ksm_stable_forget_pfns() waits. */
+	guard(rcu)();
 	for (pfn = READ_ONCE(stable->pfn); pfn != KSM_PFN_GONE; ) {
 		struct folio *folio = pfn_folio(pfn);
 		unsigned long now;
@@ -349,19 +351,21 @@ void ksm_stable_detach(struct ksm_site *site, struct folio *folio)
 }
 
 /*
- * Whether others than @mm may have forked from the site. Without the lock the
- * answer is yes: an heir too many costs a little memory until it is pruned.
+ * Whether others than @mm may have forked from the site, or @mm has a second
+ * place that stems from it. Without the lock the answer is yes: an heir too
+ * many costs a little memory until it is pruned.
  */
 static bool site_has_relatives(const struct ksm_site *site, const struct mm_struct *mm)
 {
 	struct anon_vma *anon_vma = site->anon_vma;
 	struct anon_vma_chain *avc;
+	unsigned int places = 0;
 	bool found = false;
 
 	if (!anon_vma_trylock_read(anon_vma))
 		return true;
 	anon_rmap_tree_foreach(avc, anon_vma, site->pgoff, site->pgoff) {
-		found = avc->vma->vm_mm != mm;
+		found = avc->vma->vm_mm != mm || ++places > 1;
 		if (found)
 			break;
 	}
@@ -552,7 +556,7 @@ unsigned int ksm_stable_nr_heirs(void)
  *
  * Their folios are gone already: nodes that have not noticed must not look.
  *
- * Context: may sleep.
+ * Context: sleeps.
  */
 void ksm_stable_forget_pfns(unsigned long start_pfn, unsigned long nr_pages)
 {
@@ -573,6 +577,7 @@ void ksm_stable_forget_pfns(unsigned long start_pfn, unsigned long nr_pages)
 		}
 		cond_resched();
 	}
+	synchronize_rcu();
 }
 
 /**

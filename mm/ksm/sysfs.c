@@ -39,7 +39,7 @@ static ssize_t run_store(struct kobject *kobj, struct kobj_attribute *attr, cons
 				WRITE_ONCE(ksm_run, KSM_RUN_STOP);
 		}
 	}
-	ksm_scan_wake();
+	ksm_scan_kick();
 	return err ?: count;
 }
 

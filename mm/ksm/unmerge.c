@@ -18,6 +18,8 @@
 /* Places unmerged and bytes walked under one hold of an mm's locks. */
 #define KSM_UNMERGE_PAGES	512
 #define KSM_UNMERGE_BYTES	(256UL << 20)
+/* How long to wait for somebody else's exit to go on, in jiffies. */
+#define KSM_UNMERGE_PATIENCE	HZ
 
 /* A migration entry may come to map a merged folio: it has to be waited for. */
 static bool pte_is_shared(struct vm_area_struct *vma, unsigned long addr, pte_t pte)
@@ -74,7 +76,8 @@ static const struct mm_walk_ops find_shared_ops = {
 /*
  * A fault that wants the page unshared gives the place a copy. It returns
  * without one after it waited for a migration, so the caller looks again. A
- * page that cannot be read any more cannot be copied: it stays.
+ * page that cannot be read any more cannot be copied: it stays. Other faults
+ * cannot be served now, such as one that a userfaultfd wants to see.
  */
 static int unshare(struct vm_area_struct *vma, unsigned long *addr)
 {
@@ -82,8 +85,10 @@ static int unshare(struct vm_area_struct *vma, unsigned long *addr)
 
 	if (ret & VM_FAULT_OOM)
 		return -ENOMEM;
-	if (ret & VM_FAULT_ERROR)
+	if (ret & (VM_FAULT_HWPOISON | VM_FAULT_HWPOISON_LARGE))
 		*addr += PAGE_SIZE;
+	else if (ret & VM_FAULT_ERROR)
+		return -EBUSY;
 	return 0;
 }
 
@@ -115,7 +120,7 @@ static void forget_unmerged(struct ksm_mm *kmm, unsigned long start, unsigned lo
 {
 	if (start == end || !ksm_mm_lock(kmm))
 		return;
-	ksm_forget_range(kmm, start, end - 1, true);
+	ksm_forget_range(kmm, start, end - 1);
 	ksm_mm_unlock(kmm);
 }
 
@@ -126,8 +131,9 @@ static void forget_unmerged(struct ksm_mm *kmm, unsigned long start, unsigned lo
  * @end: end, page aligned
  *
  * Context: mmap_lock held for writing; sleeps; takes page faults.
- * Return: 0 when nothing in the range is shared any more; -ENOMEM, or
- * -ERESTARTSYS on a signal, with a part of it done.
+ * Return: 0 when nothing in the range is shared any more; -ENOMEM, -EBUSY for
+ * a page that cannot be had now, or -ERESTARTSYS on a signal, with a part of it
+ * done.
  */
 int ksm_unmerge_range(struct vm_area_struct *vma, unsigned long start, unsigned long end)
 {
@@ -165,7 +171,7 @@ static int unmerge_mm_some(struct ksm_mm *kmm, unsigned long *addr)
 		return 0;
 	}
 	start = max(*addr, vma->vm_start);
-	end = min(vma->vm_end, start + KSM_UNMERGE_BYTES);
+	end = start + min(vma->vm_end - start, KSM_UNMERGE_BYTES);
 	*addr = start;
 	vma_start_write(vma);
 	err = unmerge_some(vma, addr, end, KSM_UNMERGE_PAGES);
@@ -195,11 +201,33 @@ static int unmerge_mm(struct ksm_mm *kmm)
 	return err;
 }
 
+/*
+ * Nodes with heirs that stay are mapped by an mm that is just exiting, which
+ * ends by itself, or by a copy of an mm that could not be registered for want
+ * of memory. So wait as long as there is progress.
+ */
+static int wait_for_heirs(void)
+{
+	unsigned long deadline = jiffies + KSM_UNMERGE_PATIENCE;
+	unsigned int left, before = UINT_MAX;
+
+	while ((left = ksm_stable_prune_heirs(ksm_stable_nr_heirs()))) {
+		if (left < before)
+			deadline = jiffies + KSM_UNMERGE_PATIENCE;
+		else if (time_after(jiffies, deadline))
+			return -EBUSY;
+		before = left;
+		schedule_timeout_killable(1);
+		if (fatal_signal_pending(current))
+			return -EINTR;
+	}
+	return 0;
+}
+
 /**
  * ksm_unmerge_all - unmerge everything; registered areas stay registered
  *
- * Processes forked meanwhile are met, too. What is left in the end can only be
- * mapped by a copy of an mm that could not be registered for want of memory.
+ * Processes forked meanwhile are met, too.
  *
  * Context: ksm_control held, ksm_run set to KSM_RUN_UNMERGE; sleeps.
  * Return: 0; -ENOMEM; -EINTR or -ERESTARTSYS on a signal; -EBUSY.
@@ -217,7 +245,5 @@ int ksm_unmerge_all(void)
 		ksm_mm_put(kmm);
 	}
 	ksm_scan_reset();
-	if (!err && ksm_stable_prune_heirs(ksm_stable_nr_heirs()))
-		err = -EBUSY;
-	return err;
+	return err ?: wait_for_heirs();
 }
