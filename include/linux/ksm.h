@@ -50,6 +50,34 @@ static inline bool is_ksm_zero_pte(pte_t pte)
 }
 
 /**
+ * ksm_mm_init - a new mm has no figures of its own yet
+ * @mm: zeroed, or a copy of another on fork
+ *
+ * Context: nobody else sees @mm.
+ */
+static inline void ksm_mm_init(struct mm_struct *mm)
+{
+	mm->ksm_rmap_items = 0;
+	mm->ksm_merging_pages = 0;
+	atomic_long_set(&mm->ksm_zero_pages, 0);
+}
+
+/**
+ * ksm_might_map_zero_page - a PTE that may map a zero page of KSM's was copied
+ * @mm: whose copy
+ * @pte: its value, present
+ *
+ * Context: the lock of the copy's page table held.
+ */
+static inline void ksm_might_map_zero_page(struct mm_struct *mm, pte_t pte)
+{
+	if (!is_ksm_zero_pte(pte))
+		return;
+	atomic_long_inc(&mm->ksm_zero_pages);
+	atomic_long_inc(&ksm_zero_pages);
+}
+
+/**
  * ksm_might_unmap_zero_page - a PTE that may map a zero page of KSM's goes away
  * @mm: whose
  * @pte: its old value, present
@@ -81,14 +109,8 @@ static inline long mm_ksm_zero_pages(struct mm_struct *mm)
  */
 static inline void ksm_fork(struct mm_struct *mm, struct mm_struct *oldmm)
 {
-	if (!mm_flags_test(MMF_VM_MERGEABLE, oldmm))
-		return;
-	/* The figures were copied with the struct; the copy has no records yet. */
-	mm->ksm_rmap_items = 0;
-	mm->ksm_merging_pages = 0;
-	/* Its zero pages are real: they came with the page tables. */
-	atomic_long_add(mm_ksm_zero_pages(mm), &ksm_zero_pages);
-	__ksm_enter(mm);
+	if (mm_flags_test(MMF_VM_MERGEABLE, oldmm))
+		__ksm_enter(mm);
 }
 
 /**
@@ -150,6 +172,8 @@ static inline int ksm_execve(struct mm_struct *mm)
 
 static inline void ksm_fork(struct mm_struct *mm, struct mm_struct *oldmm) { }
 static inline void ksm_exit(struct mm_struct *mm) { }
+static inline void ksm_mm_init(struct mm_struct *mm) { }
+static inline void ksm_might_map_zero_page(struct mm_struct *mm, pte_t pte) { }
 static inline void ksm_might_unmap_zero_page(struct mm_struct *mm, pte_t pte) { }
 static inline void rmap_walk_ksm(struct folio *folio, struct rmap_walk_control *rwc) { }
 static inline void folio_migrate_ksm(struct folio *newfolio, struct folio *folio) { }

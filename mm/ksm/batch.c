@@ -2,94 +2,18 @@
 /*
  * A batch: collect, hash and file some pages of one mm.
  *
- * One walk of the page tables collects the pages, with references and no more
- * than one page table lock at a time. They are hashed with no such lock held,
- * and the references are dropped before anything is merged: a page that
- * somebody else holds is not merged, and that includes us. Merging finds the
- * page again and trusts nothing that was seen before.
+ * Pages are collected with references and hashed with no page table lock held.
+ * The references are dropped before anything is merged: a page that somebody
+ * else holds is not merged, and that includes us. Merging finds the page again
+ * and trusts nothing that was seen before.
  *
  * Partners in other mms are dealt with after this mm's locks are gone, so that
  * never two mms are locked at a time.
  */
-#include <linux/leafops.h>
-#include <linux/pagewalk.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 
-#include "ksm.h"
-#include "../swap.h"
-
-/**
- * enum ksm_sight - what the walk saw at an address
- * @KSM_SIGHT_PAGE: an ordinary anonymous page
- * @KSM_SIGHT_BUSY: the same, but held by others: watched, not merged now
- * @KSM_SIGHT_MERGED: a merged folio that the record does not know of
- * @KSM_SIGHT_GONE: nothing that could merge, but the record knows something
- */
-enum ksm_sight {
-	KSM_SIGHT_PAGE,
-	KSM_SIGHT_BUSY,
-	KSM_SIGHT_MERGED,
-	KSM_SIGHT_GONE,
-};
-
-/**
- * struct ksm_item - one address of a batch
- * @addr: page aligned
- * @page: with a reference while the batch is hashed, else NULL
- * @pfn: of the page
- * @sum: checksum, once hashed
- * @sight: what was seen
- */
-struct ksm_item {
-	unsigned long addr;
-	struct page *page;
-	unsigned long pfn;
-	u64 sum;
-	enum ksm_sight sight;
-};
-
-/**
- * struct ksm_pair - a page of this mm and a candidate of another
- * @item: the page
- * @partner: the candidate, with a reference on its mm
- * @err: how its promotion went
- */
-struct ksm_pair {
-	struct ksm_item *item;
-	struct ksm_partner partner;
-	int err;
-};
-
-/**
- * struct ksm_batch - the work done under one hold of an mm's locks
- * @kmm: whose pages
- * @max: pages to consider at most
- * @considered: present pages seen
- * @tables: page tables walked
- * @forgotten: records forgotten where nothing is mapped
- * @next: where the walk goes on
- * @full: the walk stopped before the end of the mm
- * @block: records around @next while a page table is walked
- * @nr_items: entries in @items
- * @nr_pairs: entries in @pairs
- * @items: pages to look at; those that are known and unchanged have none
- * @pairs: what is left to do without this mm's locks
- */
-struct ksm_batch {
-	struct ksm_mm *kmm;
-	unsigned int max;
-	unsigned int considered;
-	unsigned int tables;
-	unsigned int forgotten;
-	unsigned long next;
-	bool full;
-	struct ksm_block *block;
-	unsigned int nr_items;
-	unsigned int nr_pairs;
-	struct ksm_item items[KSM_BATCH_PAGES];
-	struct ksm_pair pairs[KSM_BATCH_PAGES];
-};
+#include "batch.h"
 
 /**
  * ksm_batch_alloc - room for batches, to be used again and again
@@ -129,7 +53,7 @@ bool ksm_forget_record(struct ksm_mm *kmm, struct ksm_record rec, bool wait)
 		ksm_unstable_del(word.candidate);
 		break;
 	case KSM_MERGED:
-		if (!ksm_stable_leave(word.site, kmm->slot.mm, wait))
+		if (!ksm_site_leave(word.site, kmm->slot.mm, wait))
 			return false;
 		break;
 	default:
@@ -162,244 +86,6 @@ void ksm_forget_range(struct ksm_mm *kmm, unsigned long start, unsigned long las
 	ksm_track_trim(&kmm->track, start, last);
 }
 
-static bool batch_is_full(const struct ksm_batch *batch)
-{
-	return batch->considered >= batch->max || batch->nr_items >= KSM_BATCH_PAGES;
-}
-
-static void add_item(struct ksm_batch *batch, unsigned long addr, struct page *page,
-		     enum ksm_sight sight)
-{
-	batch->items[batch->nr_items++] = (struct ksm_item){
-		.addr = addr,
-		.page = page,
-		.pfn = page ? page_to_pfn(page) : 0,
-		.sight = sight,
-	};
-}
-
-/*
- * Nothing is mapped from batch->next to @last: whatever the records know of it
- * is past. Records of merged folios that are locked stay for the next pass.
- * Returns whether the batch came to the end of it.
- */
-static bool forget_gap(struct ksm_batch *batch, unsigned long last)
-{
-	struct ksm_track *track = &batch->kmm->track;
-	unsigned long start = batch->next, addr = start;
-	struct ksm_record rec;
-
-	while (ksm_track_next(track, &addr, last, &rec)) {
-		if (batch->forgotten++ >= KSM_BATCH_FORGET) {
-			batch->next = addr;
-			if (addr > start)
-				ksm_track_trim(track, start, addr - 1);
-			return false;
-		}
-		ksm_forget_record(batch->kmm, rec, false);
-		if (last - addr < PAGE_SIZE)
-			break;
-		addr += PAGE_SIZE;
-	}
-	ksm_track_trim(track, start, last);
-	batch->next = last + 1;
-	return true;
-}
-
-static struct ksm_record record_at(const struct ksm_batch *batch, unsigned long addr)
-{
-	return (struct ksm_record){
-		.block = batch->block,
-		.slot = (addr >> PAGE_SHIFT) & (KSM_BLOCK_PAGES - 1),
-	};
-}
-
-/* Pages in a per-CPU list of the LRU look held, too; the next pass sees them. */
-static bool folio_is_busy(struct folio *folio)
-{
-	if (folio_maybe_dma_pinned(folio))
-		return true;
-	return !folio_test_large(folio) &&
-	       folio_ref_count(folio) > folio_mapcount(folio) + folio_test_swapcache(folio);
-}
-
-static void see_nothing(struct ksm_batch *batch, unsigned long addr)
-{
-	if (batch->block && ksm_record_state(record_at(batch, addr)) != KSM_UNSEEN)
-		add_item(batch, addr, NULL, KSM_SIGHT_GONE);
-}
-
-/*
- * Whether a site's folio may come back to where this entry is: out of the swap
- * cache, from a migration or from a device's memory. Nobody else's lock is waited for.
- */
-static bool may_return(const struct ksm_site *site, softleaf_t entry)
-{
-	struct folio *folio = ksm_stable_lock_folio(site->stable, false);
-	bool same;
-
-	if (IS_ERR_OR_NULL(folio))
-		return folio;
-	same = softleaf_is_migration(entry) ||
-	       softleaf_is_device_private(entry) ||
-	       (softleaf_is_swap(entry) && folio_matches_swap_entry(folio, entry));
-	folio_unlock(folio);
-	folio_put(folio);
-	return same;
-}
-
-static void see_absent(struct ksm_batch *batch, unsigned long addr, softleaf_t entry)
-{
-	struct ksm_record rec;
-
-	if (!batch->block)
-		return;
-	rec = record_at(batch, addr);
-	if (ksm_record_state(rec) == KSM_MERGED && may_return(ksm_record_word(rec).site, entry))
-		return;
-	see_nothing(batch, addr);
-}
-
-/* Called with the page table lock held, which keeps the mapped page in being. */
-static void see_page(struct ksm_batch *batch, unsigned long addr, struct page *page)
-{
-	struct folio *folio = page_folio(page);
-
-	/* One that failed stays mapped, and its sites lead to those who map it. */
-	if (folio_test_ksm(folio) && PageHWPoison(page))
-		return;
-	if (!folio_test_anon(folio) || folio_is_zone_device(folio) || PageHWPoison(page)) {
-		see_nothing(batch, addr);
-		return;
-	}
-	batch->considered++;
-	if (folio_test_ksm(folio)) {
-		if (batch->block) {
-			struct ksm_record rec = record_at(batch, addr);
-
-			if (ksm_record_state(rec) == KSM_MERGED &&
-			    ksm_stable_owns(ksm_record_word(rec).site->stable, folio))
-				return;
-		}
-		add_item(batch, addr, NULL, KSM_SIGHT_MERGED);
-		return;
-	}
-	add_item(batch, addr, page, folio_is_busy(folio) ? KSM_SIGHT_BUSY : KSM_SIGHT_PAGE);
-	folio_get(folio);
-}
-
-static void enter_block(struct ksm_batch *batch, unsigned long addr)
-{
-	batch->block = ksm_track_block(&batch->kmm->track, addr);
-}
-
-static void see_pte(struct ksm_batch *batch, struct vm_area_struct *vma, unsigned long addr,
-		    pte_t pte)
-{
-	struct page *page;
-
-	if (pte_none(pte)) {
-		see_nothing(batch, addr);
-	} else if (!pte_present(pte)) {
-		see_absent(batch, addr, softleaf_from_pte(pte));
-	} else {
-		page = vm_normal_page(vma, addr, pte);
-		if (page)
-			see_page(batch, addr, page);
-		else
-			see_nothing(batch, addr);
-	}
-}
-
-/* Returns where it stopped. */
-static unsigned long walk_ptes(struct ksm_batch *batch, struct vm_area_struct *vma, pte_t *ptep,
-			       unsigned long addr, unsigned long end)
-{
-	enter_block(batch, addr);
-	for (; addr < end && !batch_is_full(batch); addr += PAGE_SIZE, ptep++) {
-		if (IS_ALIGNED(addr, KSM_BLOCK_SIZE))
-			enter_block(batch, addr);
-		see_pte(batch, vma, addr, ptep_get(ptep));
-	}
-	return addr;
-}
-
-static unsigned long walk_huge(struct ksm_batch *batch, struct vm_area_struct *vma, pmd_t pmd,
-			       unsigned long addr, unsigned long end)
-{
-	struct page *page = pmd_present(pmd) ? vm_normal_page_pmd(vma, addr, pmd) : NULL;
-
-	/* Migrating, or the huge zero page: as it was until the next pass. */
-	if (!page)
-		return end;
-	page += (addr & ~PMD_MASK) >> PAGE_SHIFT;
-	enter_block(batch, addr);
-	for (; addr < end && !batch_is_full(batch); addr += PAGE_SIZE, page++) {
-		if (IS_ALIGNED(addr, KSM_BLOCK_SIZE))
-			enter_block(batch, addr);
-		see_page(batch, addr, page);
-	}
-	return addr;
-}
-
-static int walk_pmd(pmd_t *pmd, unsigned long addr, unsigned long end, struct mm_walk *walk)
-{
-	struct ksm_batch *batch = walk->private;
-	spinlock_t *ptl;
-	pte_t *ptep;
-
-	ptl = pmd_trans_huge_lock(pmd, walk->vma);
-	if (ptl) {
-		batch->next = walk_huge(batch, walk->vma, *pmd, addr, end);
-		spin_unlock(ptl);
-	} else {
-		ptep = pte_offset_map_lock(walk->mm, pmd, addr, &ptl);
-		if (!ptep) {
-			walk->action = ACTION_AGAIN;
-			return 0;
-		}
-		batch->next = walk_ptes(batch, walk->vma, ptep, addr, end);
-		pte_unmap_unlock(ptep, ptl);
-	}
-	return batch_is_full(batch) || ++batch->tables >= KSM_BATCH_TABLES;
-}
-
-/* No page table. */
-static int walk_hole(unsigned long addr, unsigned long end, int depth, struct mm_walk *walk)
-{
-	return !forget_gap(walk->private, end - 1);
-}
-
-static const struct mm_walk_ops collect_ops = {
-	.pmd_entry = walk_pmd,
-	.pte_hole = walk_hole,
-	.walk_lock = PGWALK_RDLOCK,
-};
-
-/* From batch->next on, until the batch is full or the mm ends. */
-static void collect(struct ksm_batch *batch)
-{
-	struct ksm_mm *kmm = batch->kmm;
-	struct vm_area_struct *vma;
-	VMA_ITERATOR(vmi, kmm->slot.mm, batch->next);
-
-	for_each_vma(vmi, vma) {
-		unsigned long start = max(vma->vm_start, batch->next);
-
-		if (!ksm_vma_mergeable(vma))
-			continue;
-		if (batch->next < start && !forget_gap(batch, start - 1)) {
-			batch->full = true;
-			return;
-		}
-		batch->full = walk_page_range_vma(vma, start, vma->vm_end, &collect_ops, batch);
-		if (batch->full)
-			return;
-		batch->next = vma->vm_end;
-	}
-	batch->full = !forget_gap(batch, ULONG_MAX);
-}
-
 static void hash_items(struct ksm_batch *batch)
 {
 	unsigned int i;
@@ -409,17 +95,17 @@ static void hash_items(struct ksm_batch *batch)
 
 		if (!item->page)
 			continue;
-		item->sum = ksm_page_checksum(item->page);
+		item->key = ksm_page_key(item->page);
 		put_page(item->page);
 		item->page = NULL;
 	}
 }
 
 /* The page is no candidate, or not any more: one that is pinned would be in the way. */
-static void watch(struct ksm_mm *kmm, struct ksm_record rec, u64 sum)
+static void watch(struct ksm_mm *kmm, struct ksm_record rec, u64 key)
 {
 	if (ksm_forget_record(kmm, rec, false))
-		ksm_track_set(&kmm->track, rec, KSM_HASHED, (union ksm_word){ .sum = sum });
+		ksm_track_set(&kmm->track, rec, KSM_HASHED, (union ksm_word){ .key = key });
 }
 
 /*
@@ -427,23 +113,23 @@ static void watch(struct ksm_mm *kmm, struct ksm_record rec, u64 sum)
  * visit, a pass ago. If not, it is noted for the next. (The dirty-bit way ends
  * in the same two answers; its records are KSM_CLEANED meanwhile.)
  */
-static bool unchanged_since_last_pass(struct ksm_mm *kmm, struct ksm_record rec, u64 sum)
+static bool unchanged_since_last_pass(struct ksm_mm *kmm, struct ksm_record rec, u64 key)
 {
 	union ksm_word word = ksm_record_word(rec);
 
 	switch (ksm_record_state(rec)) {
 	case KSM_HASHED:
-		if (word.sum == sum)
+		if (word.key == key)
 			return true;
 		break;
 	case KSM_CANDIDATE:
-		if (word.candidate->node.key == sum)
+		if (word.candidate->node.key == key)
 			return true;
 		break;
 	default:
 		break;
 	}
-	watch(kmm, rec, sum);
+	watch(kmm, rec, key);
 	return false;
 }
 
@@ -451,7 +137,7 @@ static bool merge_with_stable(struct ksm_mm *kmm, struct vm_area_struct *vma,
 			      const struct ksm_item *item)
 {
 	struct folio *found[KSM_KEY_TWINS];
-	unsigned int i, nr = ksm_stable_find(item->sum, found);
+	unsigned int i, nr = ksm_stable_find(item->key, found);
 	bool merged = false;
 
 	for (i = 0; i < nr; i++) {
@@ -462,13 +148,21 @@ static bool merge_with_stable(struct ksm_mm *kmm, struct vm_area_struct *vma,
 	return merged;
 }
 
+static bool merge_with_zero(struct ksm_mm *kmm, struct vm_area_struct *vma,
+			    const struct ksm_item *item)
+{
+	return READ_ONCE(ksm_use_zero_pages) &&
+	       ksm_key_is_zero(item->key, pfn_to_nid(item->pfn)) &&
+	       !ksm_merge_zero(kmm, vma, item->addr);
+}
+
 /* Without a partner the page waits for one; it may be waiting already. */
 static void file_as_candidate(struct ksm_mm *kmm, const struct ksm_item *item)
 {
 	struct ksm_record rec;
 
 	if (ksm_track_find(&kmm->track, item->addr, &rec) && ksm_record_state(rec) == KSM_HASHED)
-		ksm_unstable_add(kmm, item->addr, rec, item->sum);
+		ksm_unstable_add(kmm, item->addr, rec, item->key);
 }
 
 static void find_partner(struct ksm_batch *batch, struct vm_area_struct *vma,
@@ -478,7 +172,7 @@ static void find_partner(struct ksm_batch *batch, struct vm_area_struct *vma,
 	struct ksm_partner partner;
 	int err;
 
-	if (!ksm_unstable_find(item->sum, kmm, item->addr, &partner)) {
+	if (!ksm_unstable_find(item->key, kmm, item->addr, &partner)) {
 		file_as_candidate(kmm, item);
 		return;
 	}
@@ -490,7 +184,7 @@ static void find_partner(struct ksm_batch *batch, struct vm_area_struct *vma,
 		};
 		return;
 	}
-	err = ksm_promote(kmm, partner.addr, item->sum, item->pfn);
+	err = ksm_promote(kmm, partner.addr, item->key, item->pfn);
 	ksm_mm_put(kmm);
 	if (!err)
 		merge_with_stable(kmm, vma, item);
@@ -506,14 +200,14 @@ static void file_page(struct ksm_batch *batch, struct ksm_item *item)
 
 	if (ksm_track_get(&kmm->track, item->addr, KSM_GFP, &rec))
 		return;
-	if (!unchanged_since_last_pass(kmm, rec, item->sum))
+	if (!unchanged_since_last_pass(kmm, rec, item->key))
 		return;
 	if (item->sight == KSM_SIGHT_BUSY) {
-		watch(kmm, rec, item->sum);
+		watch(kmm, rec, item->key);
 		return;
 	}
 	vma = ksm_vma_lookup(kmm->slot.mm, item->addr);
-	if (!vma || merge_with_stable(kmm, vma, item))
+	if (!vma || merge_with_zero(kmm, vma, item) || merge_with_stable(kmm, vma, item))
 		return;
 	find_partner(batch, vma, item);
 }
@@ -604,7 +298,7 @@ static void promote_partners(struct ksm_batch *batch)
 			locked = lock_mm(partner->kmm) ? partner->kmm : NULL;
 		}
 		if (locked)
-			pair->err = ksm_promote(locked, partner->addr, pair->item->sum,
+			pair->err = ksm_promote(locked, partner->addr, pair->item->key,
 						pair->item->pfn);
 	}
 	if (locked)
@@ -667,7 +361,9 @@ unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, unsigned
 {
 	batch->kmm = kmm;
 	batch->max = min(max, KSM_BATCH_PAGES);
+	batch->pass = atomic_long_read(&ksm_stat.passes);
 	batch->considered = 0;
+	batch->skipped = 0;
 	batch->tables = 0;
 	batch->forgotten = 0;
 	batch->next = kmm->next;
@@ -678,7 +374,7 @@ unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, unsigned
 	*done = true;
 	if (!lock_mm(kmm))
 		return 0;
-	collect(batch);
+	ksm_collect(batch);
 	hash_items(batch);
 	file_items(batch);
 	*done = !batch->full;
@@ -691,5 +387,7 @@ unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, unsigned
 	if (batch->nr_pairs)
 		finish_pairs(batch);
 	put_partners(batch);
+	atomic_long_add(batch->considered, &ksm_stat.scanned);
+	atomic_long_add(batch->skipped, &ksm_stat.skipped);
 	return batch->considered;
 }

@@ -7,6 +7,7 @@
  * learns the secret all the same can at worst waste a bounded amount of work
  * per page (KSM_KEY_TWINS).
  */
+#include <linux/hash.h>
 #include <linux/highmem.h>
 #include <linux/random.h>
 #include <linux/xxhash.h>
@@ -14,6 +15,7 @@
 #include "ksm.h"
 
 u64 ksm_checksum_secret __ro_after_init;
+bool ksm_merge_across_nodes = true;
 
 /**
  * ksm_checksum - checksum of one page's bytes
@@ -42,6 +44,33 @@ u64 ksm_page_checksum(struct page *page)
 
 	kunmap_local(data);
 	return sum;
+}
+
+/**
+ * ksm_key - what a page with a checksum is filed under
+ * @sum: checksum of its contents
+ * @nid: its NUMA node
+ *
+ * Without merging across nodes the same contents have another key on each
+ * node, so that pages of different nodes never meet. Applied to a key, this
+ * gives the checksum back.
+ *
+ * Context: any; merge_across_nodes must not change between the two.
+ */
+u64 ksm_key(u64 sum, int nid)
+{
+	return READ_ONCE(ksm_merge_across_nodes) ? sum : sum ^ (nid * GOLDEN_RATIO_64);
+}
+
+/**
+ * ksm_page_key - checksum a page and say what it is filed under
+ * @page: on which the caller holds a reference
+ *
+ * Context: any.
+ */
+u64 ksm_page_key(struct page *page)
+{
+	return ksm_key(ksm_page_checksum(page), page_to_nid(page));
 }
 
 /**

@@ -44,6 +44,7 @@ void ksm_forest_plant(struct ksm_forest *forest, struct ksm_root *roots, unsigne
 	for (i = 0; i < 1UL << bits; i++) {
 		spin_lock_init(&roots[i].lock);
 		roots[i].tree = RB_ROOT;
+		roots[i].pruned = 0;
 	}
 	forest->roots = roots;
 	forest->bits = bits;
@@ -86,6 +87,24 @@ void ksm_root_insert(struct ksm_root *root, struct ksm_node *node)
 {
 	lockdep_assert_held(&root->lock);
 	rb_add(&node->rb, &root->tree, ksm_node_less);
+}
+
+static bool ksm_node_not_greater(struct rb_node *a, const struct rb_node *b)
+{
+	return !ksm_node_less((struct rb_node *)b, a);
+}
+
+/**
+ * ksm_root_insert_first - link a node before those with an equal key
+ * @root: the tree of @node's key
+ * @node: not linked, with its key set
+ *
+ * Context: @root->lock held.
+ */
+void ksm_root_insert_first(struct ksm_root *root, struct ksm_node *node)
+{
+	lockdep_assert_held(&root->lock);
+	rb_add(&node->rb, &root->tree, ksm_node_not_greater);
 }
 
 /**

@@ -7,22 +7,28 @@
  *   registered mm   an address space that takes part (struct ksm_mm)
  *   page record     what is known of one page of a registered mm: a state and
  *                   a word, kept in blocks found by address (struct ksm_block)
- *   key             keyed 64-bit checksum of a page's contents
+ *   key             keyed 64-bit checksum of a page's contents; the page's NUMA
+ *                   node is part of it unless pages merge across nodes
  *   forest          many red-black trees ordered by key (struct ksm_forest)
  *   candidate       a page that stayed the same for a pass and waits for a
  *                   partner (struct ksm_candidate, in the unstable forest)
  *   merged folio    a write-protected folio that several sites may map
  *   stable node     stands for one merged folio (struct ksm_stable, in the
  *                   stable forest)
+ *   full            a stable node with as many sites as may share one folio
+ *   chain           stable nodes with one key: copies made when others were full
  *   site            one known place that maps a merged folio (struct ksm_site)
  *   heir            a site whose own page went away, kept because processes
  *                   forked from it may still map the merged folio
+ *   zero page       the kernel's, put in place of empty pages on request; its
+ *                   PTE is marked by the dirty bit and there is no record of it
  *   batch           the pages looked at under one hold of an mm's locks
  *   pass            one round over all registered mms
  *
- * Rooms, each a file: registry (who takes part), scan (ksmd, passes), batch
- * (collect, hash and file the pages of a batch), track (page records),
- * checksum, forest, unstable (candidates), stable (merged folios), merge,
+ * Rooms, each a file: registry (who takes part), scan (ksmd, passes), advisor
+ * (how fast), collect (find the pages of a batch), batch (hash and file them),
+ * track (page records), checksum, forest, unstable (candidates), stable (merged
+ * folios), site (who maps them), pte (changes of page tables), merge, zero,
  * unmerge, rmap (what the rest of mm calls), sysfs, stat.
  *
  * Lock order, outermost first:
@@ -76,10 +82,14 @@ struct ksm_node {
 /**
  * struct ksm_root - one tree of a forest
  * @lock: guards @tree and whatever a user of the forest hangs on its nodes
- * @tree: nodes ordered by key; equal keys stand in order of insertion
+ * @pruned: when the stable forest last looked for nodes whose folio is gone,
+ *	low bits of jiffies
+ * @tree: nodes ordered by key; equal keys stand in order of insertion, unless
+ *	they were inserted first
  */
 struct ksm_root {
 	spinlock_t lock;
+	u32 pruned;
 	struct rb_root tree;
 };
 
@@ -97,6 +107,7 @@ void ksm_forest_alloc(struct ksm_forest *forest, const char *name);
 void ksm_forest_plant(struct ksm_forest *forest, struct ksm_root *roots, unsigned int bits);
 struct ksm_root *ksm_forest_root(const struct ksm_forest *forest, u64 key);
 void ksm_root_insert(struct ksm_root *root, struct ksm_node *node);
+void ksm_root_insert_first(struct ksm_root *root, struct ksm_node *node);
 void ksm_root_erase(struct ksm_root *root, struct ksm_node *node);
 struct ksm_node *ksm_root_find(struct ksm_root *root, u64 key);
 struct ksm_node *ksm_node_next_equal(struct ksm_node *node);
@@ -105,9 +116,19 @@ struct ksm_node *ksm_node_next_equal(struct ksm_node *node);
 
 /* A page's checksum is keyed with this; drawn once at boot. */
 extern u64 ksm_checksum_secret __ro_after_init;
+/* Changes with ksm_control held and nothing merged. */
+extern bool ksm_merge_across_nodes;
+
+/* Whether two pages may be merged as far as their NUMA nodes are concerned. */
+static inline bool ksm_nodes_match(int nid1, int nid2)
+{
+	return nid1 == nid2 || READ_ONCE(ksm_merge_across_nodes);
+}
 
 u64 ksm_checksum(const void *data, u64 secret);
 u64 ksm_page_checksum(struct page *page);
+u64 ksm_key(u64 sum, int nid);
+u64 ksm_page_key(struct page *page);
 void ksm_checksum_init(void);
 
 /* ---- track: page records ---- */
@@ -115,7 +136,7 @@ void ksm_checksum_init(void);
 /**
  * enum ksm_state - what is known of a page; says which member of the word lives
  * @KSM_UNSEEN: nothing; the record is free
- * @KSM_HASHED: word.sum is its checksum at the last visit (change is told by
+ * @KSM_HASHED: word.key is its key at the last visit (change is told by
  *	hashing in each pass); it is new or changes too fast
  * @KSM_CLEANED: word.tag is the tag of its PFN when the dirty bit of its PTE
  *	was last handed over and cleared (change is told by the dirty bit)
@@ -137,13 +158,13 @@ struct ksm_site;
 
 /**
  * union ksm_word - second half of a page record; see enum ksm_state
- * @sum: checksum
+ * @key: key
  * @tag: PFN tag
  * @candidate: owned by the record
  * @site: owned by the record
  */
 union ksm_word {
-	u64 sum;
+	u64 key;
 	u64 tag;
 	struct ksm_candidate *candidate;
 	struct ksm_site *site;
@@ -262,14 +283,16 @@ static inline void ksm_mm_get(struct ksm_mm *kmm)
 
 /**
  * struct ksm_candidate - a page that waits for a partner
- * @node: in the unstable forest; its key is the page's checksum when filed
+ * @node: in the unstable forest; its key is the page's when filed
  * @kmm: whose page; no reference, the record that owns the candidate goes first
  * @addr: where
+ * @filed: number of the pass it was filed in
  */
 struct ksm_candidate {
 	struct ksm_node node;
 	struct ksm_mm *kmm;
 	unsigned long addr;
+	unsigned int filed;
 };
 
 /**
@@ -287,6 +310,7 @@ bool ksm_unstable_find(u64 key, const struct ksm_mm *kmm, unsigned long addr,
 		       struct ksm_partner *partner);
 int ksm_unstable_add(struct ksm_mm *kmm, unsigned long addr, struct ksm_record rec, u64 key);
 void ksm_unstable_del(struct ksm_candidate *candidate);
+bool ksm_candidate_rests(const struct ksm_candidate *candidate, unsigned int pass);
 
 /* ---- stable: merged folios ---- */
 
@@ -299,6 +323,7 @@ void ksm_unstable_del(struct ksm_candidate *candidate);
  *	root's lock; walked under either
  * @nr_sites: sites that are no heirs; guarded as @sites
  * @nr_heirs: guarded as @sites
+ * @full: stands behind those with room in its chain; root's lock
  * @heirs: link among the nodes that have heirs; guarded by the heirs lock
  *
  * Keeps no reference on the folio: that may be reclaimed at any time, and the
@@ -310,6 +335,7 @@ struct ksm_stable {
 	struct hlist_head sites;
 	unsigned int nr_sites;
 	unsigned int nr_heirs;
+	bool full;
 	struct list_head heirs;
 };
 
@@ -329,24 +355,37 @@ struct ksm_site {
 	bool heir;
 };
 
+/* Sites that may share one folio; changes with ksm_control held and nothing merged. */
+extern unsigned int ksm_max_page_sharing;
+extern unsigned int ksm_chains_prune_millisecs;
+
 int ksm_stable_init(void);
 struct ksm_stable *ksm_stable_alloc(void);
 void ksm_stable_free(struct ksm_stable *stable);
-struct ksm_site *ksm_site_alloc(struct anon_vma *anon_vma, pgoff_t pgoff);
-void ksm_site_free(struct ksm_site *site);
+struct ksm_root *ksm_stable_root(const struct ksm_stable *stable);
+void ksm_stable_drop(struct ksm_stable *stable, struct folio *folio);
+bool ksm_stable_full(const struct ksm_stable *stable);
+bool ksm_stable_settle(struct ksm_root *root, struct ksm_stable *stable);
+void ksm_stable_follow(struct ksm_stable *stable, int old_nid, int new_nid);
 struct ksm_stable *ksm_folio_stable(const struct folio *folio);
 bool ksm_stable_owns(const struct ksm_stable *stable, const struct folio *folio);
 struct folio *ksm_stable_get_folio(const struct ksm_stable *stable);
 struct folio *ksm_stable_lock_folio(const struct ksm_stable *stable, bool wait);
 unsigned int ksm_stable_find(u64 key, struct folio *found[KSM_KEY_TWINS]);
 void ksm_stable_plant(struct ksm_stable *stable, struct folio *folio, u64 key);
-void ksm_stable_attach(struct ksm_stable *stable, struct ksm_site *site);
-void ksm_stable_detach(struct ksm_site *site, struct folio *folio);
-bool ksm_stable_leave(struct ksm_site *site, const struct mm_struct *mm, bool wait);
-unsigned int ksm_stable_prune_heirs(unsigned int max);
-bool ksm_stable_has_heirs(void);
-unsigned int ksm_stable_nr_heirs(void);
 void ksm_stable_forget_pfns(unsigned long start_pfn, unsigned long nr_pages);
+
+/* ---- site: who maps merged folios ---- */
+
+int ksm_site_init(void);
+struct ksm_site *ksm_site_alloc(struct anon_vma *anon_vma, pgoff_t pgoff);
+void ksm_site_free(struct ksm_site *site);
+void ksm_site_attach(struct ksm_stable *stable, struct ksm_site *site);
+void ksm_site_drop(struct ksm_site *site, struct folio *folio);
+bool ksm_site_leave(struct ksm_site *site, const struct mm_struct *mm, bool wait);
+unsigned int ksm_site_prune_heirs(unsigned int max);
+bool ksm_site_has_heirs(void);
+unsigned int ksm_site_nr_heirs(void);
 bool ksm_site_reaches(const struct ksm_site *site, const struct vm_area_struct *vma,
 		      unsigned long addr);
 
@@ -378,7 +417,12 @@ enum ksm_run_state {
 
 extern struct mutex ksm_control;
 extern unsigned int ksm_run;
+
+/* Default of pages_to_scan. */
+#define KSM_PAGES_TO_SCAN	100
+
 extern unsigned int ksm_pages_to_scan;
+extern bool ksm_smart_scan;
 
 int ksm_scan_init(void);
 void ksm_scan_wake(void);
@@ -387,9 +431,46 @@ void ksm_scan_reset(void);
 unsigned int ksm_scan_sleep_millisecs(void);
 void ksm_scan_set_sleep_millisecs(unsigned int msecs);
 
-/* ---- merge and unmerge ---- */
+/* ---- advisor: how fast to scan ---- */
+
+/**
+ * enum ksm_advisor_mode - what sysfs calls none and scan-time
+ * @KSM_ADVISOR_NONE: pages_to_scan is the administrator's
+ * @KSM_ADVISOR_SCAN_TIME: set after each pass for the next to take the target time
+ */
+enum ksm_advisor_mode {
+	KSM_ADVISOR_NONE,
+	KSM_ADVISOR_SCAN_TIME,
+};
+
+extern enum ksm_advisor_mode ksm_advisor_mode;
+extern unsigned long ksm_advisor_max_cpu;
+extern unsigned long ksm_advisor_min_pages;
+extern unsigned long ksm_advisor_max_pages;
+extern unsigned long ksm_advisor_target_secs;
+
+void ksm_advisor_set_mode(enum ksm_advisor_mode mode);
+void ksm_advisor_begin_pass(void);
+void ksm_advisor_end_pass(void);
+unsigned long ksm_advise(unsigned long pages, u64 wall_ns, u64 cpu_ns);
+
+/* ---- pte: changes of page tables, one page at a time ---- */
 
 struct page *ksm_get_page(struct vm_area_struct *vma, unsigned long addr);
+struct folio *ksm_lock_small_folio(struct page *page);
+int ksm_write_protect(struct vm_area_struct *vma, unsigned long addr, struct folio *folio,
+		      struct page *page, pte_t *pte);
+int ksm_replace_page(struct vm_area_struct *vma, unsigned long addr, struct page *page,
+		     struct page *kpage, pte_t expected);
+
+/* ---- merge, zero and unmerge ---- */
+
+/* Empty pages are replaced by the kernel's zero page. */
+extern bool ksm_use_zero_pages;
+
+void ksm_zero_init(void);
+bool ksm_key_is_zero(u64 key, int nid);
+int ksm_merge_zero(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr);
 int ksm_merge(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr,
 	      struct folio *kfolio);
 int ksm_adopt(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr,
@@ -404,20 +485,27 @@ int ksm_unmerge_all(void);
  * struct ksm_stat - counters of the whole system
  * @records: page records by state
  * @shared: stable nodes that have sites other than heirs
+ * @chains: keys that several stable nodes have
+ * @dups: those nodes
  * @scanned: pages considered since boot
+ * @skipped: of these, candidates left alone because they were unique for long
  * @passes: complete passes since boot
  * @bytes: metadata allocated, in bytes
  */
 struct ksm_stat {
 	atomic_long_t records[KSM_NR_STATES];
 	atomic_long_t shared;
+	atomic_long_t chains;
+	atomic_long_t dups;
 	atomic_long_t scanned;
+	atomic_long_t skipped;
 	atomic_long_t passes;
 	atomic_long_t bytes;
 };
 
 extern struct ksm_stat ksm_stat;
 
+long ksm_stat_records(void);
 long ksm_stat_sharing(void);
 long ksm_stat_volatile(void);
 long ksm_stat_profit(void);

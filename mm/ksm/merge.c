@@ -8,194 +8,11 @@
  */
 #include <linux/highmem.h>
 #include <linux/memcontrol.h>
-#include <linux/mmu_notifier.h>
-#include <linux/pagewalk.h>
 #include <linux/rmap.h>
 #include <linux/swap.h>
-#include <linux/userfaultfd_k.h>
-#include <asm/tlbflush.h>
+#include <trace/events/ksm.h>
 
 #include "ksm.h"
-
-/**
- * ksm_get_page - take a reference on the anonymous page mapped at an address
- * @vma: the VMA
- * @addr: page aligned, inside @vma
- *
- * Context: mmap_lock held; may sleep.
- * Return: the page, of a merged folio perhaps, or NULL.
- */
-struct page *ksm_get_page(struct vm_area_struct *vma, unsigned long addr)
-{
-	struct page *page = NULL;
-	struct folio_walk fw;
-	struct folio *folio;
-
-	folio = folio_walk_start(&fw, vma, addr, 0);
-	if (!folio)
-		return NULL;
-	if (folio_test_anon(folio) && !folio_is_zone_device(folio) && !PageHWPoison(fw.page)) {
-		folio_get(folio);
-		page = fw.page;
-	}
-	folio_walk_end(&fw, vma);
-	return page;
-}
-
-/* References of page tables, of the swap cache and of the caller. */
-static bool refs_accounted_for(const struct folio *folio)
-{
-	return folio_ref_count(folio) == folio_mapcount(folio) + folio_test_swapcache(folio) + 1;
-}
-
-/*
- * Makes the PTE read-only and clean; called with its lock held.
- *
- * Who has a writable or exclusive mapping may pin the page for writing without
- * a fault. So the PTE goes first and TLBs are flushed, which ends GUP-fast and
- * plain stores alike; then references are counted, which finds those that were
- * faster; then the page stops being exclusive, which fails on pins. Only when
- * all that holds the page cannot change any more. If not, the PTE comes back
- * as it was. A pending flush means that another CPU may still write through a
- * PTE that was made read-only by somebody else.
- */
-static int write_protect_pte(struct vm_area_struct *vma, unsigned long addr, pte_t *ptep,
-			     struct folio *folio, struct page *page, pte_t *result)
-{
-	struct mm_struct *mm = vma->vm_mm;
-	bool exclusive = PageAnonExclusive(page);
-	pte_t pte = ptep_get(ptep);
-
-	/* Protection that traps reads too would be lost with the old PTE. */
-	if (userfaultfd_rwp(vma) && pte_uffd(pte))
-		return -EAGAIN;
-
-	if (!exclusive && !pte_write(pte) && !pte_dirty(pte) && !mm_tlb_flush_pending(mm)) {
-		*result = pte;
-		return refs_accounted_for(folio) ? 0 : -EAGAIN;
-	}
-
-	flush_cache_page(vma, addr, pte_pfn(pte));
-	pte = ptep_clear_flush(vma, addr, ptep);
-	if (!refs_accounted_for(folio) ||
-	    (exclusive && folio_try_share_anon_rmap_pte(folio, page))) {
-		set_pte_at(mm, addr, ptep, pte);
-		return -EAGAIN;
-	}
-	if (pte_dirty(pte))
-		folio_mark_dirty(folio);
-	pte = pte_wrprotect(pte_mkclean(pte));
-	set_pte_at(mm, addr, ptep, pte);
-	*result = pte;
-	return 0;
-}
-
-/*
- * Takes away every way of writing to the page mapped at an address. The caller
- * holds the mmap_lock, the folio's lock and one reference. Other mappings of
- * the folio are read-only already, or the page would be exclusive to this one.
- */
-static int write_protect(struct vm_area_struct *vma, unsigned long addr, struct folio *folio,
-			 struct page *page, pte_t *pte)
-{
-	DEFINE_FOLIO_VMA_WALK(pvmw, folio, vma, addr, 0);
-	struct mmu_notifier_range range;
-	int err = -EAGAIN;
-
-	mmu_notifier_range_init(&range, MMU_NOTIFY_CLEAR, 0, vma->vm_mm, addr, addr + PAGE_SIZE);
-	mmu_notifier_invalidate_range_start(&range);
-	if (page_vma_mapped_walk(&pvmw)) {
-		if (!WARN_ON_ONCE(!pvmw.pte))
-			err = write_protect_pte(vma, addr, pvmw.pte, folio, page, pte);
-		page_vma_mapped_walk_done(&pvmw);
-	}
-	mmu_notifier_invalidate_range_end(&range);
-	return err;
-}
-
-/* The old PTE's marks for userfaultfd and soft-dirty tracking live on. */
-static pte_t merged_pte(struct vm_area_struct *vma, struct page *kpage, pte_t old)
-{
-	pte_t pte = pte_wrprotect(mk_pte(kpage, vma->vm_page_prot));
-
-	if (pte_uffd(old))
-		pte = pte_mkuffd(pte);
-	if (pte_soft_dirty(old))
-		pte = pte_mksoft_dirty(pte);
-	return pte;
-}
-
-/*
- * Puts the merged page in place of an equal one, if the PTE still is what
- * write_protect() left. Both folios are locked. Charges and anonymous counts
- * do not change; the mlock count follows the page that goes.
- */
-static int replace_page(struct vm_area_struct *vma, unsigned long addr, struct page *page,
-			struct page *kpage, pte_t expected)
-{
-	struct mm_struct *mm = vma->vm_mm;
-	struct folio *folio = page_folio(page), *kfolio = page_folio(kpage);
-	struct mmu_notifier_range range;
-	spinlock_t *ptl;
-	int err = -EAGAIN;
-	pte_t *ptep;
-	pmd_t *pmd;
-
-	pmd = mm_find_pmd(mm, addr);
-	if (!pmd)
-		return err;
-	mmu_notifier_range_init(&range, MMU_NOTIFY_CLEAR, 0, mm, addr, addr + PAGE_SIZE);
-	mmu_notifier_invalidate_range_start(&range);
-	ptep = pte_offset_map_lock(mm, pmd, addr, &ptl);
-	if (!ptep)
-		goto out;
-	if (!pte_same(ptep_get(ptep), expected))
-		goto unlock;
-
-	VM_WARN_ON_ONCE_PAGE(PageAnonExclusive(page), page);
-	VM_WARN_ON_ONCE_FOLIO(PageAnonExclusive(kpage), kfolio);
-	folio_get(kfolio);
-	folio_add_anon_rmap_pte(kfolio, kpage, vma, addr, RMAP_NONE);
-
-	/* Readers of the old page must be through before it is freed. */
-	flush_cache_page(vma, addr, pte_pfn(expected));
-	ptep_clear_flush(vma, addr, ptep);
-	set_pte_at(mm, addr, ptep, merged_pte(vma, kpage, expected));
-
-	folio_remove_rmap_pte(folio, page, vma);
-	if (!folio_mapped(folio))
-		folio_free_swap(folio);
-	folio_put(folio);
-	err = 0;
-unlock:
-	pte_unmap_unlock(ptep, ptl);
-out:
-	mmu_notifier_invalidate_range_end(&range);
-	return err;
-}
-
-/*
- * Locks a page's folio and makes sure it is small. Splitting keeps the lock
- * and the reference on @page. Never waits: its owner may hold other locks.
- */
-static struct folio *lock_small_folio(struct page *page)
-{
-	struct folio *folio = page_folio(page);
-
-	if (!folio_trylock(folio))
-		return ERR_PTR(-EAGAIN);
-	if (unlikely(page_folio(page) != folio || folio_test_ksm(folio) ||
-		     folio_test_lazyfree(folio)))
-		goto unlock;
-	if (!folio_test_large(folio))
-		return folio;
-	if (split_huge_page(page))
-		goto unlock;
-	return page_folio(page);
-unlock:
-	folio_unlock(folio);
-	return ERR_PTR(-EAGAIN);
-}
 
 /* The record gives up what it has and owns the site from now on. */
 static int record_site(struct ksm_mm *kmm, unsigned long addr, struct ksm_site *site)
@@ -221,7 +38,7 @@ static void drop_site(struct ksm_mm *kmm, unsigned long addr, struct folio *kfol
 		return;
 	site = ksm_record_word(rec).site;
 	ksm_track_set(&kmm->track, rec, KSM_UNSEEN, (union ksm_word){});
-	ksm_stable_detach(site, kfolio);
+	ksm_site_drop(site, kfolio);
 }
 
 static struct ksm_site *site_at(struct vm_area_struct *vma, unsigned long addr)
@@ -245,16 +62,18 @@ static int merge_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned
 
 	if (!stable)
 		return -ENOENT;
+	if (ksm_stable_full(stable) || !ksm_nodes_match(page_to_nid(page), folio_nid(kfolio)))
+		return -ENOSPC;
 	/* Reclaim may drop what one owner gave up by MADV_FREE: not for others. */
 	if (folio_test_lazyfree(kfolio) || folio_test_hwpoison(kfolio))
 		return -EAGAIN;
 	if (PageCompound(page) && !pages_identical(page, kpage))
 		return -ENOENT;
-	folio = lock_small_folio(page);
+	folio = ksm_lock_small_folio(page);
 	if (IS_ERR(folio))
 		return PTR_ERR(folio);
 
-	err = write_protect(vma, addr, folio, page, &pte);
+	err = ksm_write_protect(vma, addr, folio, page, &pte);
 	if (err)
 		goto unlock;
 	err = -ENOENT;
@@ -264,15 +83,15 @@ static int merge_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned
 	site = site_at(vma, addr);
 	if (!site)
 		goto unlock;
-	ksm_stable_attach(stable, site);
+	ksm_site_attach(stable, site);
 	err = record_site(kmm, addr, site);
 	if (err) {
-		ksm_stable_detach(site, kfolio);
+		ksm_site_drop(site, kfolio);
 		goto unlock;
 	}
 	/* MADV_FREE by its only owner may have cleaned it and be half way. */
 	folio_mark_dirty(kfolio);
-	err = replace_page(vma, addr, page, kpage, pte);
+	err = ksm_replace_page(vma, addr, page, kpage, pte);
 	if (err)
 		drop_site(kmm, addr, kfolio);
 unlock:
@@ -289,16 +108,19 @@ unlock:
  *
  * Context: the mmap_lock and @kmm locked; waits for no folio.
  * Return: 0; -ENOENT when there is no page or it differs; -EAGAIN when it or
- * the folio is in use otherwise; -ENOMEM.
+ * the folio is in use otherwise; -ENOSPC when the folio is full or on another
+ * NUMA node; -ENOMEM.
  */
 int ksm_merge(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr,
 	      struct folio *kfolio)
 {
 	struct page *page = ksm_get_page(vma, addr);
+	unsigned long pfn;
 	int err = -EAGAIN;
 
 	if (!page)
 		return -ENOENT;
+	pfn = page_to_pfn(page);
 	if (page_folio(page) == kfolio) {
 		err = ksm_adopt(kmm, vma, addr, kfolio);
 	} else if (folio_trylock(kfolio)) {
@@ -306,6 +128,7 @@ int ksm_merge(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr
 		folio_unlock(kfolio);
 	}
 	put_page(page);
+	trace_ksm_merge_with_ksm_page(folio_page(kfolio, 0), pfn, (void *)addr, vma->vm_mm, err);
 	return err;
 }
 
@@ -317,7 +140,8 @@ int ksm_merge(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr
  * @kfolio: with a reference; mapped at @addr when the caller looked
  *
  * Context: the mmap_lock and @kmm locked; waits for no folio.
- * Return: 0; -EAGAIN; -ENOMEM; -ENOENT for a folio that is no merged one.
+ * Return: 0; -EAGAIN; -ENOMEM; -ENOSPC when the folio is full; -ENOENT for a
+ * folio that is no merged one.
  */
 int ksm_adopt(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr,
 	      struct folio *kfolio)
@@ -333,14 +157,18 @@ int ksm_adopt(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr
 	stable = ksm_folio_stable(kfolio);
 	if (!stable)
 		goto unlock;
+	/* The mapping stays, and is found through the site that it stems from. */
+	err = -ENOSPC;
+	if (ksm_stable_full(stable))
+		goto unlock;
 	err = -ENOMEM;
 	site = site_at(vma, addr);
 	if (!site)
 		goto unlock;
-	ksm_stable_attach(stable, site);
+	ksm_site_attach(stable, site);
 	err = record_site(kmm, addr, site);
 	if (err)
-		ksm_stable_detach(site, kfolio);
+		ksm_site_drop(site, kfolio);
 unlock:
 	folio_unlock(kfolio);
 	return err;
@@ -365,7 +193,7 @@ static int plant_node(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned l
 	/* Only swap may have the contents else, and the PTEs will be clean. */
 	folio_mark_dirty(folio);
 	ksm_stable_plant(stable, folio, key);
-	ksm_stable_attach(stable, site);
+	ksm_site_attach(stable, site);
 	return 0;
 free_site:
 	ksm_site_free(site);
@@ -377,8 +205,12 @@ free:
 /* An anonymous folio with the contents of @page, locked and charged. */
 static struct folio *copy_of(struct page *page, struct vm_area_struct *vma, unsigned long addr)
 {
-	struct folio *folio = folio_alloc(KSM_GFP | __GFP_HIGHMEM | __GFP_MOVABLE, 0);
+	gfp_t gfp = KSM_GFP | __GFP_HIGHMEM | __GFP_MOVABLE;
+	struct folio *folio;
 
+	if (!READ_ONCE(ksm_merge_across_nodes))
+		gfp |= __GFP_THISNODE;
+	folio = __folio_alloc_node(gfp, 0, page_to_nid(page));
 	if (!folio)
 		return NULL;
 	if (mem_cgroup_charge(folio, vma->vm_mm, KSM_GFP) ||
@@ -408,7 +240,7 @@ static int promote_copy(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned
 		return -ENOMEM;
 	err = plant_node(kmm, vma, addr, copy, key);
 	if (!err) {
-		err = replace_page(vma, addr, page, folio_page(copy, 0), pte);
+		err = ksm_replace_page(vma, addr, page, folio_page(copy, 0), pte);
 		if (err)
 			drop_site(kmm, addr, copy);
 		else
@@ -419,19 +251,19 @@ static int promote_copy(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned
 	return err;
 }
 
-/* The folio is locked and small; the checksum of what it holds now decides. */
+/* The folio is locked and small; the key of what it holds now decides. */
 static int promote_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr,
-			  struct page *page, u64 key, u64 *sum)
+			  struct page *page, u64 key, u64 *now)
 {
 	struct folio *folio = page_folio(page);
 	pte_t pte;
 	int err;
 
-	err = write_protect(vma, addr, folio, page, &pte);
+	err = ksm_write_protect(vma, addr, folio, page, &pte);
 	if (err)
 		return err;
-	*sum = ksm_page_checksum(page);
-	if (*sum != key)
+	*now = ksm_page_key(page);
+	if (*now != key)
 		return -ENOENT;
 	if (folio_mapcount(folio) > 1)
 		return promote_copy(kmm, vma, addr, page, key, pte);
@@ -442,7 +274,7 @@ static int promote_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, unsign
  * ksm_promote - make the page of a candidate a merged folio
  * @kmm: whose candidate
  * @addr: where
- * @key: checksum that the candidate was found by
+ * @key: that the candidate was found by
  * @pfn: of the page that wants a partner: itself is none, nothing would be saved
  *
  * A candidate that has changed is one no longer: its record says so then.
@@ -458,7 +290,7 @@ int ksm_promote(struct ksm_mm *kmm, unsigned long addr, u64 key, unsigned long p
 	struct folio *folio;
 	struct page *page;
 	int err = -ENOENT;
-	u64 sum = key;
+	u64 now = key;
 
 	if (!vma || !ksm_track_find(&kmm->track, addr, &rec))
 		return err;
@@ -473,20 +305,21 @@ int ksm_promote(struct ksm_mm *kmm, unsigned long addr, u64 key, unsigned long p
 
 	/* A huge page is not split for a candidate that has changed. */
 	if (PageCompound(page))
-		sum = ksm_page_checksum(page);
-	if (sum == key) {
-		folio = lock_small_folio(page);
+		now = ksm_page_key(page);
+	if (now == key) {
+		folio = ksm_lock_small_folio(page);
 		err = PTR_ERR_OR_ZERO(folio);
 		if (!err) {
-			err = promote_locked(kmm, vma, addr, page, key, &sum);
+			err = promote_locked(kmm, vma, addr, page, key, &now);
 			folio_unlock(page_folio(page));
 		}
 	}
-	if (sum != key) {
+	if (now != key) {
 		ksm_forget_record(kmm, rec, false);
-		ksm_track_set(&kmm->track, rec, KSM_HASHED, (union ksm_word){ .sum = sum });
+		ksm_track_set(&kmm->track, rec, KSM_HASHED, (union ksm_word){ .key = now });
 	}
 put:
 	put_page(page);
+	trace_ksm_merge_one_page(pfn, (void *)addr, kmm->slot.mm, err);
 	return err;
 }

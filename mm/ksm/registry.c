@@ -12,6 +12,7 @@
 #include <linux/mman.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
+#include <trace/events/ksm.h>
 
 #include "ksm.h"
 
@@ -226,6 +227,7 @@ int __ksm_enter(struct mm_struct *mm)
 	kmm->slot.mm = mm;
 	mm_flags_set(MMF_VM_MERGEABLE, mm);
 	registry_insert(kmm);
+	trace_ksm_enter(mm);
 	ksm_scan_wake();
 	return 0;
 }
@@ -251,7 +253,8 @@ void __ksm_exit(struct mm_struct *mm)
 		ksm_mm_unlock(kmm);
 	}
 	ksm_mm_put(kmm);
-	if (ksm_stable_has_heirs())
+	trace_ksm_exit(mm);
+	if (ksm_site_has_heirs())
 		ksm_scan_wake();
 }
 

@@ -104,6 +104,7 @@ void folio_migrate_ksm(struct folio *newfolio, struct folio *folio)
 	smp_store_release(&stable->pfn, folio_pfn(newfolio));
 	smp_wmb();	/* pairs with smp_rmb() in ksm_stable_get_folio() */
 	WRITE_ONCE(folio->mapping, (void *)FOLIO_MAPPING_KSM);
+	ksm_stable_follow(stable, folio_nid(folio), folio_nid(newfolio));
 }
 #endif
 

@@ -6,6 +6,7 @@
 #include <linux/kthread.h>
 #include <linux/memory.h>
 #include <linux/swap.h>
+#include <trace/events/ksm.h>
 
 #include "ksm.h"
 
@@ -14,7 +15,8 @@
 
 DEFINE_MUTEX(ksm_control);
 unsigned int ksm_run = KSM_RUN_STOP;
-unsigned int ksm_pages_to_scan = 100;
+unsigned int ksm_pages_to_scan = KSM_PAGES_TO_SCAN;
+bool ksm_smart_scan = true;
 
 static unsigned int sleep_millisecs = 20;
 
@@ -23,6 +25,7 @@ static struct {
 	atomic_t calls;			/* changes of settings so far */
 	struct ksm_batch *batch;	/* ksm_control */
 	bool in_pass;			/* ksm_control */
+	atomic_t offlining;		/* blocks of memory that are going offline */
 } scan = {
 	.wait = __WAIT_QUEUE_HEAD_INITIALIZER(scan.wait),
 };
@@ -81,7 +84,8 @@ void ksm_scan_reset(void)
 
 static bool scan_should_run(void)
 {
-	return READ_ONCE(ksm_run) == KSM_RUN_MERGE && !ksm_registry_empty();
+	return READ_ONCE(ksm_run) == KSM_RUN_MERGE && !ksm_registry_empty() &&
+	       !atomic_read(&scan.offlining);
 }
 
 static void begin_pass(void)
@@ -90,13 +94,17 @@ static void begin_pass(void)
 	lru_add_drain_all();
 	ksm_registry_rewind(false);
 	scan.in_pass = true;
+	ksm_advisor_begin_pass();
+	trace_ksm_start_scan(atomic_long_read(&ksm_stat.passes), ksm_stat_records());
 }
 
 static void end_pass(void)
 {
 	scan.in_pass = false;
+	ksm_advisor_end_pass();
+	trace_ksm_stop_scan(atomic_long_read(&ksm_stat.passes), ksm_stat_records());
 	atomic_long_inc(&ksm_stat.passes);
-	ksm_stable_prune_heirs(KSM_PRUNE_NODES);
+	ksm_site_prune_heirs(KSM_PRUNE_NODES);
 }
 
 /*
@@ -123,7 +131,6 @@ static bool scan_one(unsigned int *budget)
 	if (done)
 		ksm_registry_advance(kmm);
 	ksm_mm_put(kmm);
-	atomic_long_add(nr, &ksm_stat.scanned);
 	/* An mm without pages is work, too. */
 	*budget -= clamp(nr, 1, *budget);
 	return *budget;
@@ -150,11 +157,11 @@ static void scan_idle(void)
 	long delay = HZ;
 
 	while (!scan_should_wake()) {
-		wait_event_freezable(scan.wait, scan_should_wake() || ksm_stable_has_heirs());
+		wait_event_freezable(scan.wait, scan_should_wake() || ksm_site_has_heirs());
 		if (wait_event_freezable_timeout(scan.wait, scan_should_wake(), delay))
 			break;
 		guard(mutex)(&ksm_control);
-		delay = ksm_stable_prune_heirs(KSM_PRUNE_NODES) ? min(delay * 2, 64 * HZ) : HZ;
+		delay = ksm_site_prune_heirs(KSM_PRUNE_NODES) ? min(delay * 2, 64 * HZ) : HZ;
 	}
 }
 
@@ -186,13 +193,29 @@ static int ksmd(void *unused)
 }
 
 #ifdef CONFIG_MEMORY_HOTREMOVE
-/* No folio is left in the range when it goes offline; its memory map may go. */
+/*
+ * While pages are moved out of the range, ksmd would only hold some of them up:
+ * it steps aside, and is out of its batch when this returns. No folio is left
+ * in the range when it is offline; its memory map may go.
+ */
 static int memory_callback(struct notifier_block *self, unsigned long action, void *arg)
 {
 	struct memory_notify *range = arg;
 
-	if (action == MEM_OFFLINE)
+	switch (action) {
+	case MEM_GOING_OFFLINE:
+		atomic_inc(&scan.offlining);
+		mutex_lock(&ksm_control);
+		mutex_unlock(&ksm_control);
+		break;
+	case MEM_OFFLINE:
 		ksm_stable_forget_pfns(range->start_pfn, range->nr_pages);
+		fallthrough;
+	case MEM_CANCEL_OFFLINE:
+		atomic_dec(&scan.offlining);
+		ksm_scan_wake();
+		break;
+	}
 	return NOTIFY_OK;
 }
 #endif

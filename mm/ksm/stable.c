@@ -7,31 +7,27 @@
  * migrated or offlined. Whoever needs the folio takes a reference and checks
  * again that it is the node's.
  *
- * Every mapping of a merged folio lies, at a site's index, in the tree of that
- * site's anon_vma: either the site is the mapping, or the mapping was forked
- * from it. A site that goes away while relatives of its VMA exist stays as an
- * heir until none of them maps the folio any more, so that reverse-mapping
- * walks miss nothing.
+ * How many sites may share a folio is limited, and so is the length of a walk
+ * over them. Equal pages beyond that get another folio: nodes with one key are
+ * a chain. In their tree those with room stand before those that are full, so
+ * that the first tells whether there is room at all.
  */
-#include <linux/rmap.h>
+#include <linux/jiffies.h>
 #include <linux/slab.h>
+#include <trace/events/ksm.h>
 
 #include "ksm.h"
 
 /* Not a PFN: the node's folio is known to be gone. */
 #define KSM_PFN_GONE	(~0UL)
+/* Nodes of a chain looked over under one hold of its tree's lock. */
+#define KSM_CHAIN_PRUNE_NODES	1024
 
 static struct ksm_forest stable_forest __ro_after_init;
 static struct kmem_cache *ksm_stable_cache __ro_after_init;
-static struct kmem_cache *ksm_site_cache __ro_after_init;
 
-static struct {
-	spinlock_t lock;		/* guards @list and ksm_stable.heirs */
-	struct list_head list;		/* nodes that have heirs */
-} heirs = {
-	.lock = __SPIN_LOCK_UNLOCKED(heirs.lock),
-	.list = LIST_HEAD_INIT(heirs.list),
-};
+unsigned int ksm_max_page_sharing = 256;
+unsigned int ksm_chains_prune_millisecs = 2000;
 
 /**
  * ksm_stable_init - plant the stable forest
@@ -42,8 +38,7 @@ int __init ksm_stable_init(void)
 {
 	ksm_forest_alloc(&stable_forest, "KSM stable forest");
 	ksm_stable_cache = kmem_cache_create("ksm_stable", sizeof(struct ksm_stable), 0, 0, NULL);
-	ksm_site_cache = kmem_cache_create("ksm_site", sizeof(struct ksm_site), 0, 0, NULL);
-	return ksm_stable_cache && ksm_site_cache ? 0 : -ENOMEM;
+	return ksm_stable_cache ? 0 : -ENOMEM;
 }
 
 static struct ksm_stable *to_stable(struct ksm_node *node)
@@ -51,7 +46,11 @@ static struct ksm_stable *to_stable(struct ksm_node *node)
 	return container_of(node, struct ksm_stable, node);
 }
 
-static struct ksm_root *stable_root(const struct ksm_stable *stable)
+/**
+ * ksm_stable_root - the tree a stable node belongs to
+ * @stable: the node, whose key does not change: its folio is locked, or gone
+ */
+struct ksm_root *ksm_stable_root(const struct ksm_stable *stable)
 {
 	return ksm_forest_root(&stable_forest, stable->node.key);
 }
@@ -66,8 +65,10 @@ struct ksm_stable *ksm_stable_alloc(void)
 {
 	struct ksm_stable *stable = ksm_cache_alloc(ksm_stable_cache, KSM_GFP | __GFP_ZERO);
 
-	if (stable)
+	if (stable) {
 		INIT_LIST_HEAD(&stable->heirs);
+		RB_CLEAR_NODE(&stable->node.rb);
+	}
 	return stable;
 }
 
@@ -79,40 +80,6 @@ void ksm_stable_free(struct ksm_stable *stable)
 {
 	if (stable)
 		ksm_cache_free(ksm_stable_cache, stable);
-}
-
-/**
- * ksm_site_alloc - a site, not yet attached
- * @anon_vma: whose tree holds the place; gets a reference
- * @pgoff: index of the place there
- *
- * Context: does not sleep; the caller keeps @anon_vma in being.
- * Return: it, or NULL.
- */
-struct ksm_site *ksm_site_alloc(struct anon_vma *anon_vma, pgoff_t pgoff)
-{
-	struct ksm_site *site = ksm_cache_alloc(ksm_site_cache, KSM_GFP | __GFP_ZERO);
-
-	if (!site)
-		return NULL;
-	get_anon_vma(anon_vma);
-	site->anon_vma = anon_vma;
-	site->pgoff = pgoff;
-	return site;
-}
-
-/**
- * ksm_site_free - free a site that is not attached
- * @site: it, or NULL
- *
- * Context: may sleep, where the anon_vma goes with it.
- */
-void ksm_site_free(struct ksm_site *site)
-{
-	if (!site)
-		return;
-	put_anon_vma(site->anon_vma);
-	ksm_cache_free(ksm_site_cache, site);
 }
 
 static void *mapping_of(const struct ksm_stable *stable)
@@ -222,9 +189,78 @@ struct folio *ksm_stable_lock_folio(const struct ksm_stable *stable, bool wait)
 	return NULL;
 }
 
+/* How many nodes have a key: 0, 1, or 2 for more. */
+static unsigned int count_equal(struct ksm_root *root, u64 key)
+{
+	struct ksm_node *node = ksm_root_find(root, key);
+
+	if (!node)
+		return 0;
+	return ksm_node_next_equal(node) ? 2 : 1;
+}
+
+static void stable_link(struct ksm_root *root, struct ksm_stable *stable)
+{
+	unsigned int others = count_equal(root, stable->node.key);
+
+	if (others == 1)
+		atomic_long_inc(&ksm_stat.chains);
+	if (others)
+		atomic_long_add(others == 1 ? 2 : 1, &ksm_stat.dups);
+	if (stable->full)
+		ksm_root_insert(root, &stable->node);
+	else
+		ksm_root_insert_first(root, &stable->node);
+}
+
+static void stable_unlink(struct ksm_root *root, struct ksm_stable *stable)
+{
+	unsigned int others;
+
+	ksm_root_erase(root, &stable->node);
+	others = count_equal(root, stable->node.key);
+	if (others == 1)
+		atomic_long_dec(&ksm_stat.chains);
+	if (others)
+		atomic_long_sub(others == 1 ? 2 : 1, &ksm_stat.dups);
+}
+
+static bool stable_linked(const struct ksm_stable *stable)
+{
+	return !RB_EMPTY_NODE(&stable->node.rb);
+}
+
+/* What is gone never comes back; the node waits for its sites to leave. */
+static void stable_bury(struct ksm_root *root, struct ksm_stable *stable)
+{
+	WRITE_ONCE(stable->pfn, KSM_PFN_GONE);
+	stable_unlink(root, stable);
+}
+
+/* Full nodes of a chain are not met by lookups: look them all over at times. */
+static void prune_chain(struct ksm_root *root, struct ksm_node *node)
+{
+	unsigned int left = KSM_CHAIN_PRUNE_NODES;
+	struct ksm_node *next;
+
+	if ((u32)jiffies - root->pruned < msecs_to_jiffies(READ_ONCE(ksm_chains_prune_millisecs)))
+		return;
+	root->pruned = jiffies;
+	for (; node && left--; node = next) {
+		struct ksm_stable *stable = to_stable(node);
+		struct folio *folio = ksm_stable_get_folio(stable);
+
+		next = ksm_node_next_equal(node);
+		if (folio)
+			folio_put(folio);
+		else
+			stable_bury(root, stable);
+	}
+}
+
 /**
- * ksm_stable_find - merged folios with a key
- * @key: checksum of their contents
+ * ksm_stable_find - merged folios with a key, and with room for another site
+ * @key: of their contents
  * @found: room for the result, each folio with a reference
  *
  * Context: any; no lock of a tree held.
@@ -233,17 +269,27 @@ struct folio *ksm_stable_lock_folio(const struct ksm_stable *stable, bool wait)
 unsigned int ksm_stable_find(u64 key, struct folio *found[KSM_KEY_TWINS])
 {
 	struct ksm_root *root = ksm_forest_root(&stable_forest, key);
-	struct ksm_node *node;
+	struct ksm_node *node, *next;
 	unsigned int nr = 0, seen = 0;
 
 	guard(spinlock)(&root->lock);
-	for (node = ksm_root_find(root, key); node; node = ksm_node_next_equal(node)) {
-		struct folio *folio = ksm_stable_get_folio(to_stable(node));
+	node = ksm_root_find(root, key);
+	if (node && ksm_node_next_equal(node)) {
+		prune_chain(root, node);
+		node = ksm_root_find(root, key);
+	}
+	for (; node && seen < KSM_KEY_TWINS; node = next, seen++) {
+		struct ksm_stable *stable = to_stable(node);
+		struct folio *folio;
 
+		if (stable->full)
+			break;
+		next = ksm_node_next_equal(node);
+		folio = ksm_stable_get_folio(stable);
 		if (folio)
 			found[nr++] = folio;
-		if (++seen >= KSM_KEY_TWINS)
-			break;
+		else
+			stable_bury(root, stable);
 	}
 	return nr;
 }
@@ -264,289 +310,97 @@ void ksm_stable_plant(struct ksm_stable *stable, struct folio *folio, u64 key)
 	stable->node.key = key;
 	stable->pfn = folio_pfn(folio);
 	folio_set_stable(folio, stable);
-	root = stable_root(stable);
+	root = ksm_stable_root(stable);
 	guard(spinlock)(&root->lock);
-	ksm_root_insert(root, &stable->node);
+	stable_link(root, stable);
 }
 
 /**
- * ksm_stable_attach - add a site to a node
+ * ksm_stable_full - whether a node takes no more sites
  * @stable: the node
- * @site: not attached
  *
- * Context: the node's folio locked.
+ * Heirs count: reverse-mapping walks visit them, too.
+ *
+ * Context: the node's folio locked, or its root.
  */
-void ksm_stable_attach(struct ksm_stable *stable, struct ksm_site *site)
+bool ksm_stable_full(const struct ksm_stable *stable)
 {
-	struct ksm_root *root = stable_root(stable);
-
-	site->stable = stable;
-	guard(spinlock)(&root->lock);
-	hlist_add_head(&site->link, &stable->sites);
-	if (!stable->nr_sites++)
-		atomic_long_inc(&ksm_stat.shared);
+	return stable->nr_sites + stable->nr_heirs >= READ_ONCE(ksm_max_page_sharing);
 }
 
-/* Fells the node when its last site has gone. */
-static bool stable_wither(struct ksm_root *root, struct ksm_stable *stable)
+/**
+ * ksm_stable_settle - a node's sites have changed: it may go, or stand elsewhere
+ * @root: the node's
+ * @stable: the node
+ *
+ * Context: @root->lock held.
+ * Return: whether the last site is gone. The node is out of the tree then, and
+ * ksm_stable_drop() is the caller's to call.
+ */
+bool ksm_stable_settle(struct ksm_root *root, struct ksm_stable *stable)
 {
-	if (stable->nr_sites || stable->nr_heirs)
+	bool full = ksm_stable_full(stable);
+
+	if (!stable->nr_sites && !stable->nr_heirs) {
+		if (stable_linked(stable))
+			stable_unlink(root, stable);
+		return true;
+	}
+	if (stable->full == full)
+		return false;
+	stable->full = full;
+	if (!stable_linked(stable))
 		return false;
 	ksm_root_erase(root, &stable->node);
-	return true;
+	if (full)
+		ksm_root_insert(root, &stable->node);
+	else
+		ksm_root_insert_first(root, &stable->node);
+	return false;
 }
 
-/* The node is out of all reach but by its folio's mapping word. */
-static void stable_drop(struct ksm_stable *stable, struct folio *folio)
+/**
+ * ksm_stable_drop - free a node that has no sites any more
+ * @stable: the node, out of its tree: nothing leads to it but its folio
+ * @folio: that folio, locked, or NULL when it is known to be gone
+ */
+void ksm_stable_drop(struct ksm_stable *stable, struct folio *folio)
 {
+	trace_ksm_remove_ksm_page(READ_ONCE(stable->pfn));
 	if (folio)
 		folio_set_stable(folio, NULL);
 	ksm_stable_free(stable);
 }
 
-static void site_drop(struct ksm_site *site, struct folio *folio)
+/**
+ * ksm_stable_follow - a node's folio moves to another NUMA node
+ * @stable: the node
+ * @old_nid: from
+ * @new_nid: to
+ *
+ * Without merging across nodes its key changes, so that its new neighbours
+ * find it.
+ *
+ * Context: the folio locked, before and after the move.
+ */
+void ksm_stable_follow(struct ksm_stable *stable, int old_nid, int new_nid)
 {
-	struct ksm_stable *stable = site->stable;
-	struct ksm_root *root = stable_root(stable);
-	bool felled;
+	u64 key = ksm_key(ksm_key(stable->node.key, old_nid), new_nid);
+	struct ksm_root *root = ksm_stable_root(stable);
+	bool linked;
 
+	if (key == stable->node.key)
+		return;
 	scoped_guard(spinlock, &root->lock) {
-		hlist_del(&site->link);
-		if (site->heir)
-			stable->nr_heirs--;
-		else if (!--stable->nr_sites)
-			atomic_long_dec(&ksm_stat.shared);
-		felled = stable_wither(root, stable);
+		linked = stable_linked(stable);
+		if (linked)
+			stable_unlink(root, stable);
+		stable->node.key = key;
 	}
-	if (felled)
-		stable_drop(stable, folio);
-	ksm_site_free(site);
-}
-
-static void site_bequeath(struct ksm_site *site)
-{
-	struct ksm_stable *stable = site->stable;
-	struct ksm_root *root = stable_root(stable);
-
+	root = ksm_stable_root(stable);
 	guard(spinlock)(&root->lock);
-	site->heir = true;
-	stable->nr_heirs++;
-	if (!--stable->nr_sites)
-		atomic_long_dec(&ksm_stat.shared);
-	guard(spinlock)(&heirs.lock);
-	if (list_empty(&stable->heirs))
-		list_add_tail(&stable->heirs, &heirs.list);
-}
-
-/**
- * ksm_stable_detach - take back a site that maps nothing yet
- * @site: attached, and freed by this
- * @folio: the node's
- *
- * Context: @folio locked.
- */
-void ksm_stable_detach(struct ksm_site *site, struct folio *folio)
-{
-	site_drop(site, folio);
-}
-
-/*
- * Whether others than @mm may have forked from the site, or @mm has a second
- * place that stems from it. Without the lock the answer is yes: an heir too
- * many costs a little memory until it is pruned.
- */
-static bool site_has_relatives(const struct ksm_site *site, const struct mm_struct *mm)
-{
-	struct anon_vma *anon_vma = site->anon_vma;
-	struct anon_vma_chain *avc;
-	unsigned int places = 0;
-	bool found = false;
-
-	if (!anon_vma_trylock_read(anon_vma))
-		return true;
-	anon_rmap_tree_foreach(avc, anon_vma, site->pgoff, site->pgoff) {
-		found = avc->vma->vm_mm != mm || ++places > 1;
-		if (found)
-			break;
-	}
-	anon_vma_unlock_read(anon_vma);
-	return found;
-}
-
-/**
- * ksm_stable_leave - a site's own mapping is gone or about to go
- * @site: owned by no record any more, unless this fails
- * @mm: whose it was
- * @wait: whether to sleep for the folio's lock
- *
- * Frees the site or makes it an heir; frees the node with its last site.
- *
- * Context: the mm's records locked; sleeps if @wait.
- * Return: false when the folio is locked and @wait is not set; nothing changed.
- */
-bool ksm_stable_leave(struct ksm_site *site, const struct mm_struct *mm, bool wait)
-{
-	struct folio *folio = ksm_stable_lock_folio(site->stable, wait);
-
-	if (IS_ERR(folio))
-		return false;
-	if (folio && folio_mapped(folio) && site_has_relatives(site, mm))
-		site_bequeath(site);
-	else
-		site_drop(site, folio);
-	if (folio) {
-		folio_unlock(folio);
-		folio_put(folio);
-	}
-	return true;
-}
-
-static bool vma_maps(struct vm_area_struct *vma, unsigned long addr, struct folio *folio)
-{
-	DEFINE_FOLIO_VMA_WALK(pvmw, folio, vma, addr, PVMW_SYNC);
-
-	if (!page_vma_mapped_walk(&pvmw))
-		return false;
-	page_vma_mapped_walk_done(&pvmw);
-	return true;
-}
-
-/* With the folio locked no migration is under way: who maps it, maps it now. */
-static bool heir_needed(const struct ksm_site *site, struct folio *folio)
-{
-	struct anon_vma *anon_vma = site->anon_vma;
-	struct anon_vma_chain *avc;
-	bool found = false;
-
-	anon_vma_lock_read(anon_vma);
-	anon_rmap_tree_foreach(avc, anon_vma, site->pgoff, site->pgoff) {
-		unsigned long addr = vma_anon_address(avc->vma, site->pgoff, 1);
-
-		found = addr != -EFAULT && vma_maps(avc->vma, addr, folio);
-		if (found)
-			break;
-	}
-	anon_vma_unlock_read(anon_vma);
-	return found;
-}
-
-/* The folio's lock keeps the sites still. The node is gone if none are left. */
-static unsigned int prune_living(struct ksm_stable *stable, struct folio *folio)
-{
-	struct hlist_node *next;
-	struct ksm_site *site;
-	unsigned int kept = 0;
-
-	hlist_for_each_entry_safe(site, next, &stable->sites, link) {
-		if (!site->heir)
-			continue;
-		if (heir_needed(site, folio))
-			kept++;
-		else
-			site_drop(site, folio);
-	}
-	return kept;
-}
-
-/*
- * Without a folio there are no new heirs and nobody walks the sites, but other
- * sites may leave meanwhile. The node may go with its last heir: count first.
- */
-static void prune_gone(struct ksm_stable *stable)
-{
-	struct ksm_root *root = stable_root(stable);
-	unsigned int left = READ_ONCE(stable->nr_heirs);
-
-	while (left--) {
-		struct ksm_site *site, *heir = NULL;
-
-		scoped_guard(spinlock, &root->lock) {
-			hlist_for_each_entry(site, &stable->sites, link) {
-				if (site->heir) {
-					heir = site;
-					break;
-				}
-			}
-		}
-		if (WARN_ON_ONCE(!heir))
-			break;
-		site_drop(heir, NULL);
-	}
-}
-
-/* Returns whether the node still has heirs; if not, it may be gone. */
-static bool prune_node(struct ksm_stable *stable)
-{
-	struct folio *folio = ksm_stable_lock_folio(stable, true);
-	unsigned int kept;
-
-	/* Off the list before it may go; on again only by one with this lock. */
-	scoped_guard(spinlock, &heirs.lock)
-		list_del_init(&stable->heirs);
-	if (!folio) {
-		prune_gone(stable);
-		return false;
-	}
-	kept = prune_living(stable, folio);
-	if (kept) {
-		guard(spinlock)(&heirs.lock);
-		list_add_tail(&stable->heirs, &heirs.list);
-	}
-	folio_unlock(folio);
-	folio_put(folio);
-	return kept;
-}
-
-/**
- * ksm_stable_prune_heirs - free heirs that are not needed any more
- * @max: how many nodes to look at
- *
- * Only this frees nodes that have heirs, so that a node found on the list is
- * there until it was pruned.
- *
- * Context: ksm_control held, so that one at a time does this; sleeps.
- * Return: how many of the nodes still have heirs.
- */
-unsigned int ksm_stable_prune_heirs(unsigned int max)
-{
-	unsigned int kept = 0;
-
-	lockdep_assert_held(&ksm_control);
-	while (max--) {
-		struct ksm_stable *stable;
-
-		scoped_guard(spinlock, &heirs.lock) {
-			stable = list_first_entry_or_null(&heirs.list, struct ksm_stable, heirs);
-			if (stable)
-				list_move_tail(&stable->heirs, &heirs.list);
-		}
-		if (!stable)
-			break;
-		kept += prune_node(stable);
-		cond_resched();
-	}
-	return kept;
-}
-
-/**
- * ksm_stable_has_heirs - whether any node has heirs
- *
- * Context: any; the answer may be old at once.
- */
-bool ksm_stable_has_heirs(void)
-{
-	return !list_empty_careful(&heirs.list);
-}
-
-/**
- * ksm_stable_nr_heirs - how many nodes have heirs
- *
- * Context: any.
- */
-unsigned int ksm_stable_nr_heirs(void)
-{
-	guard(spinlock)(&heirs.lock);
-	return list_count_nodes(&heirs.list);
+	if (linked)
+		stable_link(root, stable);
 }
 
 /**
@@ -578,26 +432,4 @@ void ksm_stable_forget_pfns(unsigned long start_pfn, unsigned long nr_pages)
 		cond_resched();
 	}
 	synchronize_rcu();
-}
-
-/**
- * ksm_site_reaches - whether walks from a site find a VMA
- * @site: of a merged folio that is locked
- * @vma: the VMA
- * @addr: where in it the folio is or will be mapped
- *
- * Context: the fault locks of @vma held, so that its anon_vma_chain is still.
- */
-bool ksm_site_reaches(const struct ksm_site *site, const struct vm_area_struct *vma,
-		      unsigned long addr)
-{
-	const struct anon_vma_chain *avc;
-
-	if (site->pgoff != linear_anon_page_index(vma, addr))
-		return false;
-	list_for_each_entry(avc, &vma->anon_vma_chain, same_vma) {
-		if (avc->anon_vma == site->anon_vma)
-			return true;
-	}
-	return false;
 }

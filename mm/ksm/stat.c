@@ -7,6 +7,9 @@
 
 #include "ksm.h"
 
+#define CREATE_TRACE_POINTS
+#include <trace/events/ksm.h>
+
 struct ksm_stat ksm_stat;
 atomic_long_t ksm_zero_pages = ATOMIC_LONG_INIT(0);
 
@@ -38,6 +41,19 @@ void ksm_cache_free(struct kmem_cache *cache, void *object)
 	KUNIT_STATIC_STUB_REDIRECT(ksm_cache_free, cache, object);
 	atomic_long_sub(kmem_cache_size(cache), &ksm_stat.bytes);
 	kmem_cache_free(cache, object);
+}
+
+/**
+ * ksm_stat_records - page records in use
+ */
+long ksm_stat_records(void)
+{
+	enum ksm_state state;
+	long nr = 0;
+
+	for (state = KSM_UNSEEN + 1; state < KSM_NR_STATES; state++)
+		nr += atomic_long_read(&ksm_stat.records[state]);
+	return nr;
 }
 
 /**
@@ -97,10 +113,12 @@ static int __init ksm_init(void)
 	int err;
 
 	ksm_checksum_init();
+	ksm_zero_init();
 	err = ksm_track_cache_create();
 	err = err ?: ksm_registry_init();
 	err = err ?: ksm_unstable_init();
 	err = err ?: ksm_stable_init();
+	err = err ?: ksm_site_init();
 	err = err ?: ksm_scan_init();
 	err = err ?: ksm_sysfs_init();
 	if (err)

@@ -3,6 +3,7 @@
  * /sys/kernel/mm/ksm: each knob and counter once, in one table.
  */
 #include <linux/kobject.h>
+#include <linux/ksm.h>
 #include <linux/sysfs.h>
 
 #include "ksm.h"
@@ -48,6 +49,7 @@ static ssize_t pages_to_scan_show(struct kobject *kobj, struct kobj_attribute *a
 	return sysfs_emit(buf, "%u\n", READ_ONCE(ksm_pages_to_scan));
 }
 
+/* An advisor that is on is the only one to set this. */
 static ssize_t pages_to_scan_store(struct kobject *kobj, struct kobj_attribute *attr,
 				   const char *buf, size_t count)
 {
@@ -56,6 +58,9 @@ static ssize_t pages_to_scan_store(struct kobject *kobj, struct kobj_attribute *
 
 	if (err)
 		return err;
+	guard(mutex)(&ksm_control);
+	if (ksm_advisor_mode != KSM_ADVISOR_NONE)
+		return -EINVAL;
 	WRITE_ONCE(ksm_pages_to_scan, value);
 	return count;
 }
@@ -77,45 +82,160 @@ static ssize_t sleep_millisecs_store(struct kobject *kobj, struct kobj_attribute
 	return count;
 }
 
-static ssize_t pages_shared_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
+#ifdef CONFIG_NUMA
+static ssize_t merge_across_nodes_show(struct kobject *kobj, struct kobj_attribute *attr,
+				       char *buf)
 {
-	return sysfs_emit(buf, "%ld\n", atomic_long_read(&ksm_stat.shared));
+	return sysfs_emit(buf, "%u\n", READ_ONCE(ksm_merge_across_nodes));
 }
 
-static ssize_t pages_sharing_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
+/* Candidates filed under keys of the other kind count as changed when next seen. */
+static ssize_t merge_across_nodes_store(struct kobject *kobj, struct kobj_attribute *attr,
+					const char *buf, size_t count)
 {
-	return sysfs_emit(buf, "%ld\n", ksm_stat_sharing());
+	unsigned long value;
+	int err = kstrtoul(buf, 10, &value);
+
+	if (err)
+		return err;
+	if (value > 1)
+		return -EINVAL;
+	guard(mutex)(&ksm_control);
+	if (ksm_merge_across_nodes == value)
+		return count;
+	if (atomic_long_read(&ksm_stat.shared))
+		return -EBUSY;
+	WRITE_ONCE(ksm_merge_across_nodes, value);
+	return count;
+}
+#endif
+
+static ssize_t max_page_sharing_show(struct kobject *kobj, struct kobj_attribute *attr,
+				     char *buf)
+{
+	return sysfs_emit(buf, "%u\n", READ_ONCE(ksm_max_page_sharing));
 }
 
-static ssize_t pages_unshared_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
+static ssize_t max_page_sharing_store(struct kobject *kobj, struct kobj_attribute *attr,
+				      const char *buf, size_t count)
 {
-	return sysfs_emit(buf, "%ld\n", atomic_long_read(&ksm_stat.records[KSM_CANDIDATE]));
+	int value, err = kstrtoint(buf, 10, &value);
+
+	if (err)
+		return err;
+	/* One page that only one shares saves nothing. */
+	if (value < 2)
+		return -EINVAL;
+	guard(mutex)(&ksm_control);
+	if (ksm_max_page_sharing == value)
+		return count;
+	if (atomic_long_read(&ksm_stat.shared))
+		return -EBUSY;
+	WRITE_ONCE(ksm_max_page_sharing, value);
+	return count;
 }
 
-static ssize_t pages_volatile_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
+static ssize_t advisor_mode_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
 {
-	return sysfs_emit(buf, "%ld\n", ksm_stat_volatile());
+	if (READ_ONCE(ksm_advisor_mode) == KSM_ADVISOR_SCAN_TIME)
+		return sysfs_emit(buf, "none [scan-time]\n");
+	return sysfs_emit(buf, "[none] scan-time\n");
 }
 
-static ssize_t pages_scanned_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
+static ssize_t advisor_mode_store(struct kobject *kobj, struct kobj_attribute *attr,
+				  const char *buf, size_t count)
 {
-	return sysfs_emit(buf, "%ld\n", atomic_long_read(&ksm_stat.scanned));
+	static const char * const names[] = {
+		[KSM_ADVISOR_NONE] = "none",
+		[KSM_ADVISOR_SCAN_TIME] = "scan-time",
+	};
+	int mode = sysfs_match_string(names, buf);
+
+	if (mode < 0)
+		return -EINVAL;
+	guard(mutex)(&ksm_control);
+	ksm_advisor_set_mode(mode);
+	return count;
 }
 
-static ssize_t full_scans_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
-{
-	return sysfs_emit(buf, "%ld\n", atomic_long_read(&ksm_stat.passes));
+/* A knob that is a boolean variable and takes effect when it is next looked at. */
+#define KSM_BOOL_KNOB(name)								\
+static ssize_t name##_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)	\
+{											\
+	return sysfs_emit(buf, "%u\n", READ_ONCE(ksm_##name));				\
+}											\
+static ssize_t name##_store(struct kobject *kobj, struct kobj_attribute *attr,		\
+			    const char *buf, size_t count)				\
+{											\
+	bool value;									\
+											\
+	if (kstrtobool(buf, &value))							\
+		return -EINVAL;								\
+	WRITE_ONCE(ksm_##name, value);							\
+	return count;									\
 }
 
-static ssize_t general_profit_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
-{
-	return sysfs_emit(buf, "%ld\n", ksm_stat_profit());
+/* Likewise a number, of the variable's type, from @least on. */
+#define KSM_NUMBER_KNOB(name, variable, least)						\
+static ssize_t name##_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)	\
+{											\
+	return sysfs_emit(buf, "%lu\n", (unsigned long)READ_ONCE(variable));		\
+}											\
+static ssize_t name##_store(struct kobject *kobj, struct kobj_attribute *attr,		\
+			    const char *buf, size_t count)				\
+{											\
+	unsigned long value;								\
+											\
+	if (kstrtoul(buf, 10, &value) || value < (least) ||				\
+	    value != (typeof(variable))value)						\
+		return -EINVAL;								\
+	WRITE_ONCE(variable, value);							\
+	return count;									\
 }
+
+/* A counter, or what follows from counters. */
+#define KSM_COUNTER(name, value)							\
+static ssize_t name##_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)	\
+{											\
+	return sysfs_emit(buf, "%ld\n", (long)(value));					\
+}
+
+KSM_BOOL_KNOB(use_zero_pages)
+KSM_BOOL_KNOB(smart_scan)
+KSM_NUMBER_KNOB(stable_node_chains_prune_millisecs, ksm_chains_prune_millisecs, 0)
+KSM_NUMBER_KNOB(advisor_max_cpu, ksm_advisor_max_cpu, 0)
+KSM_NUMBER_KNOB(advisor_min_pages_to_scan, ksm_advisor_min_pages, 0)
+KSM_NUMBER_KNOB(advisor_max_pages_to_scan, ksm_advisor_max_pages, 0)
+KSM_NUMBER_KNOB(advisor_target_scan_time, ksm_advisor_target_secs, 1)
+
+KSM_COUNTER(pages_shared, atomic_long_read(&ksm_stat.shared))
+KSM_COUNTER(pages_sharing, ksm_stat_sharing())
+KSM_COUNTER(pages_unshared, atomic_long_read(&ksm_stat.records[KSM_CANDIDATE]))
+KSM_COUNTER(pages_volatile, ksm_stat_volatile())
+KSM_COUNTER(pages_scanned, atomic_long_read(&ksm_stat.scanned))
+KSM_COUNTER(pages_skipped, atomic_long_read(&ksm_stat.skipped))
+KSM_COUNTER(full_scans, atomic_long_read(&ksm_stat.passes))
+KSM_COUNTER(ksm_zero_pages, atomic_long_read(&ksm_zero_pages))
+KSM_COUNTER(general_profit, ksm_stat_profit())
+KSM_COUNTER(stable_node_chains, atomic_long_read(&ksm_stat.chains))
+KSM_COUNTER(stable_node_dups, atomic_long_read(&ksm_stat.dups))
 
 static struct kobj_attribute knobs[] = {
 	__ATTR_RW(run),
 	__ATTR_RW(pages_to_scan),
 	__ATTR_RW(sleep_millisecs),
+#ifdef CONFIG_NUMA
+	__ATTR_RW(merge_across_nodes),
+#endif
+	__ATTR_RW(use_zero_pages),
+	__ATTR_RW(max_page_sharing),
+	__ATTR_RW(stable_node_chains_prune_millisecs),
+	__ATTR_RW(smart_scan),
+	__ATTR_RW(advisor_mode),
+	__ATTR_RW(advisor_max_cpu),
+	__ATTR_RW(advisor_min_pages_to_scan),
+	__ATTR_RW(advisor_max_pages_to_scan),
+	__ATTR_RW(advisor_target_scan_time),
 };
 
 static struct kobj_attribute counters[] = {
@@ -124,8 +244,12 @@ static struct kobj_attribute counters[] = {
 	__ATTR_RO(pages_unshared),
 	__ATTR_RO(pages_volatile),
 	__ATTR_RO(pages_scanned),
+	__ATTR_RO(pages_skipped),
 	__ATTR_RO(full_scans),
+	__ATTR_RO(ksm_zero_pages),
 	__ATTR_RO(general_profit),
+	__ATTR_RO(stable_node_chains),
+	__ATTR_RO(stable_node_dups),
 };
 
 static struct attribute *ksm_attrs[ARRAY_SIZE(knobs) + ARRAY_SIZE(counters) + 1];

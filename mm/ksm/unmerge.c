@@ -8,6 +8,7 @@
  * behind our back; swap-in copies while everything is being unmerged, and
  * where the VMA is not mergeable any more.
  */
+#include <linux/ksm.h>
 #include <linux/leafops.h>
 #include <linux/pagewalk.h>
 #include <linux/sched/mm.h>
@@ -21,7 +22,10 @@
 /* How long to wait for somebody else's exit to go on, in jiffies. */
 #define KSM_UNMERGE_PATIENCE	HZ
 
-/* A migration entry may come to map a merged folio: it has to be waited for. */
+/*
+ * The zero page counts, if it was KSM that put it there. A migration entry may
+ * come to map a merged folio: it has to be waited for.
+ */
 static bool pte_is_shared(struct vm_area_struct *vma, unsigned long addr, pte_t pte)
 {
 	struct page *page;
@@ -34,6 +38,8 @@ static bool pte_is_shared(struct vm_area_struct *vma, unsigned long addr, pte_t 
 		return softleaf_is_migration(entry) &&
 		       folio_test_ksm(softleaf_to_folio(entry));
 	}
+	if (is_ksm_zero_pte(pte))
+		return true;
 	page = vm_normal_page(vma, addr, pte);
 	return page && folio_test_ksm(page_folio(page));
 }
@@ -211,7 +217,7 @@ static int wait_for_heirs(void)
 	unsigned long deadline = jiffies + KSM_UNMERGE_PATIENCE;
 	unsigned int left, before = UINT_MAX;
 
-	while ((left = ksm_stable_prune_heirs(ksm_stable_nr_heirs()))) {
+	while ((left = ksm_site_prune_heirs(ksm_site_nr_heirs()))) {
 		if (left < before)
 			deadline = jiffies + KSM_UNMERGE_PATIENCE;
 		else if (time_after(jiffies, deadline))

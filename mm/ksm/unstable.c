@@ -98,6 +98,7 @@ int ksm_unstable_add(struct ksm_mm *kmm, unsigned long addr, struct ksm_record r
 	candidate->node.key = key;
 	candidate->kmm = kmm;
 	candidate->addr = addr;
+	candidate->filed = atomic_long_read(&ksm_stat.passes);
 
 	spin_lock(&root->lock);
 	if (key_crowded(root, key)) {
@@ -126,4 +127,23 @@ void ksm_unstable_del(struct ksm_candidate *candidate)
 	scoped_guard(spinlock, &root->lock)
 		ksm_root_erase(root, &candidate->node);
 	ksm_cache_free(ksm_candidate_cache, candidate);
+}
+
+/**
+ * ksm_candidate_rests - whether a candidate is left alone in a pass
+ * @candidate: which
+ * @pass: number of the pass
+ *
+ * One that found no partner for long is looked at less and less often, in
+ * every eighth pass in the end. It can be found by others all the same, and is
+ * checked then.
+ *
+ * Context: the candidate's mm locked.
+ */
+bool ksm_candidate_rests(const struct ksm_candidate *candidate, unsigned int pass)
+{
+	unsigned int age = pass - candidate->filed;
+	unsigned int stride = age < 2 ? 1 : min(rounddown_pow_of_two(age), 8UL);
+
+	return (pass + (candidate->addr >> PAGE_SHIFT)) % stride;
 }

@@ -185,7 +185,7 @@ static bool page_matches(struct track_test *tt, const struct model_page *mp)
 		return found == !!mp->block->block;
 	return rec.block == mp->block->block && rec.block->used == mp->block->used &&
 	       ksm_record_state(rec) == mp->state &&
-	       (mp->state == KSM_UNSEEN || ksm_record_word(rec).sum == mp->word);
+	       (mp->state == KSM_UNSEEN || ksm_record_word(rec).key == mp->word);
 }
 
 /* Finds exactly the model's next record, or none and leaves the address. */
@@ -200,7 +200,7 @@ static bool next_matches(struct track_test *tt, struct model *model, unsigned lo
 		return !*next && *addr == start;
 	return *next && *addr == (*next)->addr && rec.block == (*next)->block->block &&
 	       ksm_record_state(rec) == (*next)->state &&
-	       ksm_record_word(rec).sum == (*next)->word;
+	       ksm_record_word(rec).key == (*next)->word;
 }
 
 static bool range_matches(struct track_test *tt, struct model *model, unsigned long addr,
@@ -243,7 +243,7 @@ static void random_range(struct model *model, unsigned long *addr, unsigned long
 static bool step_put(struct kunit *test, struct model *model, struct model_page *mp)
 {
 	enum ksm_state state = KSM_UNSEEN + 1 + random_below(model, KSM_NR_STATES - 1);
-	union ksm_word word = { .sum = random_ulong(model) };
+	union ksm_word word = { .key = random_ulong(model) };
 	struct track_test *tt = test->priv;
 	u32 luck = random_below(model, 16);
 	struct ksm_record rec;
@@ -265,7 +265,7 @@ static bool step_put(struct kunit *test, struct model *model, struct model_page 
 	if (!page_matches(tt, mp))
 		return false;
 	ksm_track_set(&tt->track, rec, state, word);
-	model_set(model, mp, state, word.sum);
+	model_set(model, mp, state, word.key);
 	return true;
 }
 
@@ -276,7 +276,7 @@ static bool step_drop(struct track_test *tt, struct model *model, struct model_p
 	if (!page_matches(tt, mp))
 		return false;
 	if (ksm_track_find(&tt->track, mp->addr, &rec)) {
-		ksm_track_set(&tt->track, rec, KSM_UNSEEN, (union ksm_word){ .sum = 0 });
+		ksm_track_set(&tt->track, rec, KSM_UNSEEN, (union ksm_word){ .key = 0 });
 		model_set(model, mp, KSM_UNSEEN, 0);
 	}
 	return true;

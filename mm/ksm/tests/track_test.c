@@ -88,7 +88,7 @@ static struct ksm_record get_record(struct kunit *test, unsigned long addr)
 
 static void set_state(struct track_test *tt, struct ksm_record rec, enum ksm_state state)
 {
-	ksm_track_set(&tt->track, rec, state, (union ksm_word){ .sum = state });
+	ksm_track_set(&tt->track, rec, state, (union ksm_word){ .key = state });
 }
 
 static void use_page(struct kunit *test, unsigned long addr, enum ksm_state state)
@@ -205,16 +205,16 @@ static void record_keeps_its_word(struct kunit *test)
 {
 	struct track_test *tt = test->priv;
 	struct ksm_record a = get_record(test, nth_page(1)), b = get_record(test, nth_page(2));
-	union ksm_word word = { .sum = 0x123456789abcdef0 };
+	union ksm_word word = { .key = 0x123456789abcdef0 };
 
 	ksm_track_set(&tt->track, a, KSM_HASHED, word);
 	ksm_track_set(&tt->track, b, KSM_CLEANED, (union ksm_word){ .tag = U64_MAX });
-	KUNIT_EXPECT_EQ(test, ksm_record_word(a).sum, word.sum);
+	KUNIT_EXPECT_EQ(test, ksm_record_word(a).key, word.key);
 	KUNIT_EXPECT_EQ(test, ksm_record_word(b).tag, U64_MAX);
 	/* The same state with another word. */
-	word.sum = 1;
+	word.key = 1;
 	ksm_track_set(&tt->track, a, KSM_HASHED, word);
-	KUNIT_EXPECT_EQ(test, ksm_record_word(a).sum, 1);
+	KUNIT_EXPECT_EQ(test, ksm_record_word(a).key, 1);
 	KUNIT_EXPECT_EQ(test, ksm_record_word(b).tag, U64_MAX);
 	word.site = (struct ksm_site *)tt;
 	ksm_track_set(&tt->track, a, KSM_MERGED, word);
@@ -337,11 +337,11 @@ static void totals_sum_over_address_spaces(struct kunit *test)
 	use_page(test, 0, KSM_HASHED);
 	err = ksm_track_get(&other, 0, GFP_KERNEL, &rec);
 	KUNIT_ASSERT_EQ(test, err, 0);
-	ksm_track_set(&other, rec, KSM_HASHED, (union ksm_word){ .sum = 0 });
+	ksm_track_set(&other, rec, KSM_HASHED, (union ksm_word){ .key = 0 });
 	KUNIT_EXPECT_EQ(test, tt->track.nr[KSM_HASHED], 1);
 	KUNIT_EXPECT_EQ(test, other.nr[KSM_HASHED], 1);
 	KUNIT_EXPECT_EQ(test, atomic_long_read(&tt->totals[KSM_HASHED]), 2);
-	ksm_track_set(&other, rec, KSM_UNSEEN, (union ksm_word){ .sum = 0 });
+	ksm_track_set(&other, rec, KSM_UNSEEN, (union ksm_word){ .key = 0 });
 	ksm_track_trim(&other, 0, ULONG_MAX);
 	KUNIT_EXPECT_EQ(test, other.nr_blocks, 0);
 	expect_only(test, KSM_HASHED, 1);

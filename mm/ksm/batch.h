@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What collecting the pages of a batch hands over to filing them.
+ */
+#ifndef _MM_KSM_BATCH_H
+#define _MM_KSM_BATCH_H
+
+#include "ksm.h"
+
+/**
+ * enum ksm_sight - what the walk saw at an address
+ * @KSM_SIGHT_PAGE: an ordinary anonymous page
+ * @KSM_SIGHT_BUSY: the same, but held by others: watched, not merged now
+ * @KSM_SIGHT_MERGED: a merged folio that the record does not know of
+ * @KSM_SIGHT_GONE: nothing that could merge, but the record knows something
+ */
+enum ksm_sight {
+	KSM_SIGHT_PAGE,
+	KSM_SIGHT_BUSY,
+	KSM_SIGHT_MERGED,
+	KSM_SIGHT_GONE,
+};
+
+/**
+ * struct ksm_item - one address of a batch
+ * @addr: page aligned
+ * @page: with a reference while the batch is hashed, else NULL
+ * @pfn: of the page
+ * @key: what it is filed under, once hashed
+ * @sight: what was seen
+ */
+struct ksm_item {
+	unsigned long addr;
+	struct page *page;
+	unsigned long pfn;
+	u64 key;
+	enum ksm_sight sight;
+};
+
+/**
+ * struct ksm_pair - a page of this mm and a candidate of another
+ * @item: the page
+ * @partner: the candidate, with a reference on its mm
+ * @err: how its promotion went
+ */
+struct ksm_pair {
+	struct ksm_item *item;
+	struct ksm_partner partner;
+	int err;
+};
+
+/**
+ * struct ksm_batch - the work done under one hold of an mm's locks
+ * @kmm: whose pages
+ * @max: pages to consider at most
+ * @pass: its number
+ * @considered: present pages seen
+ * @skipped: of these, left alone
+ * @tables: page tables walked
+ * @forgotten: records forgotten where nothing is mapped
+ * @next: where the walk goes on
+ * @full: the walk stopped before the end of the mm
+ * @block: records around the walk's address while a page table is walked
+ * @nr_items: entries in @items
+ * @nr_pairs: entries in @pairs
+ * @items: pages to look at; those that are known and unchanged have none
+ * @pairs: what is left to do without this mm's locks
+ */
+struct ksm_batch {
+	struct ksm_mm *kmm;
+	unsigned int max;
+	unsigned int pass;
+	unsigned int considered;
+	unsigned int skipped;
+	unsigned int tables;
+	unsigned int forgotten;
+	unsigned long next;
+	bool full;
+	struct ksm_block *block;
+	unsigned int nr_items;
+	unsigned int nr_pairs;
+	struct ksm_item items[KSM_BATCH_PAGES];
+	struct ksm_pair pairs[KSM_BATCH_PAGES];
+};
+
+void ksm_collect(struct ksm_batch *batch);
+
+#endif /* _MM_KSM_BATCH_H */

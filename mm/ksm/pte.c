@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Changes of page tables: write-protect a page, map another one in its place.
+ */
+#include <linux/ksm.h>
+#include <linux/mmu_notifier.h>
+#include <linux/pagewalk.h>
+#include <linux/rmap.h>
+#include <linux/swap.h>
+#include <linux/userfaultfd_k.h>
+#include <asm/tlbflush.h>
+
+#include "ksm.h"
+
+/**
+ * ksm_get_page - take a reference on the anonymous page mapped at an address
+ * @vma: the VMA
+ * @addr: page aligned, inside @vma
+ *
+ * Context: mmap_lock held; may sleep.
+ * Return: the page, of a merged folio perhaps, or NULL.
+ */
+struct page *ksm_get_page(struct vm_area_struct *vma, unsigned long addr)
+{
+	struct page *page = NULL;
+	struct folio_walk fw;
+	struct folio *folio;
+
+	folio = folio_walk_start(&fw, vma, addr, 0);
+	if (!folio)
+		return NULL;
+	if (folio_test_anon(folio) && !folio_is_zone_device(folio) && !PageHWPoison(fw.page)) {
+		folio_get(folio);
+		page = fw.page;
+	}
+	folio_walk_end(&fw, vma);
+	return page;
+}
+
+/* References of page tables, of the swap cache and of the caller. */
+static bool refs_accounted_for(const struct folio *folio)
+{
+	return folio_ref_count(folio) == folio_mapcount(folio) + folio_test_swapcache(folio) + 1;
+}
+
+/*
+ * Makes the PTE read-only and clean; called with its lock held.
+ *
+ * Who has a writable or exclusive mapping may pin the page for writing without
+ * a fault. So the PTE goes first and TLBs are flushed, which ends GUP-fast and
+ * plain stores alike; then references are counted, which finds those that were
+ * faster; then the page stops being exclusive, which fails on pins. Only when
+ * all that holds the page cannot change any more. If not, the PTE comes back
+ * as it was. A pending flush means that another CPU may still write through a
+ * PTE that was made read-only by somebody else.
+ */
+static int write_protect_pte(struct vm_area_struct *vma, unsigned long addr, pte_t *ptep,
+			     struct folio *folio, struct page *page, pte_t *result)
+{
+	struct mm_struct *mm = vma->vm_mm;
+	bool exclusive = PageAnonExclusive(page);
+	pte_t pte = ptep_get(ptep);
+
+	/* Protection that traps reads too would be lost with the old PTE. */
+	if (userfaultfd_rwp(vma) && pte_uffd(pte))
+		return -EAGAIN;
+
+	if (!exclusive && !pte_write(pte) && !pte_dirty(pte) && !mm_tlb_flush_pending(mm)) {
+		*result = pte;
+		return refs_accounted_for(folio) ? 0 : -EAGAIN;
+	}
+
+	flush_cache_page(vma, addr, pte_pfn(pte));
+	pte = ptep_clear_flush(vma, addr, ptep);
+	if (!refs_accounted_for(folio) ||
+	    (exclusive && folio_try_share_anon_rmap_pte(folio, page))) {
+		set_pte_at(mm, addr, ptep, pte);
+		return -EAGAIN;
+	}
+	if (pte_dirty(pte))
+		folio_mark_dirty(folio);
+	pte = pte_wrprotect(pte_mkclean(pte));
+	set_pte_at(mm, addr, ptep, pte);
+	*result = pte;
+	return 0;
+}
+
+/**
+ * ksm_write_protect - take away every way of writing to the page at an address
+ * @vma: the VMA
+ * @addr: page aligned, inside @vma
+ * @folio: small; what should be mapped there
+ * @page: its page
+ * @pte: result: the entry as it is now
+ *
+ * Other mappings of the folio are read-only already, or the page would be
+ * exclusive to this one.
+ *
+ * Context: mmap_lock held, @folio locked, one reference held; may sleep.
+ * Return: 0; -EAGAIN when the page is not there, or held by others.
+ */
+int ksm_write_protect(struct vm_area_struct *vma, unsigned long addr, struct folio *folio,
+		      struct page *page, pte_t *pte)
+{
+	DEFINE_FOLIO_VMA_WALK(pvmw, folio, vma, addr, 0);
+	struct mmu_notifier_range range;
+	int err = -EAGAIN;
+
+	mmu_notifier_range_init(&range, MMU_NOTIFY_CLEAR, 0, vma->vm_mm, addr, addr + PAGE_SIZE);
+	mmu_notifier_invalidate_range_start(&range);
+	if (page_vma_mapped_walk(&pvmw)) {
+		if (!WARN_ON_ONCE(!pvmw.pte))
+			err = write_protect_pte(vma, addr, pvmw.pte, folio, page, pte);
+		page_vma_mapped_walk_done(&pvmw);
+	}
+	mmu_notifier_invalidate_range_end(&range);
+	return err;
+}
+
+/* The old PTE's marks for userfaultfd and soft-dirty tracking live on. */
+static pte_t keep_marks(pte_t pte, pte_t old)
+{
+	if (pte_uffd(old))
+		pte = pte_mkuffd(pte);
+	return pte_soft_dirty(old) ? pte_mksoft_dirty(pte) : pte_clear_soft_dirty(pte);
+}
+
+/* The dirty bit says that it was us; see is_ksm_zero_pte(). */
+static pte_t zero_pte(struct vm_area_struct *vma, unsigned long addr)
+{
+	pte_t pte = pfn_pte(zero_pfn(addr), vma->vm_page_prot);
+
+	return pte_mkdirty(pte_mkspecial(pte_wrprotect(pte)));
+}
+
+/* The zero page belongs to nobody, and is no anonymous memory any more. */
+static void map_zero(struct mm_struct *mm)
+{
+	dec_mm_counter(mm, MM_ANONPAGES);
+	atomic_long_inc(&mm->ksm_zero_pages);
+	atomic_long_inc(&ksm_zero_pages);
+}
+
+static void map_merged(struct vm_area_struct *vma, unsigned long addr, struct page *kpage)
+{
+	struct folio *kfolio = page_folio(kpage);
+
+	VM_WARN_ON_ONCE_FOLIO(PageAnonExclusive(kpage), kfolio);
+	folio_get(kfolio);
+	folio_add_anon_rmap_pte(kfolio, kpage, vma, addr, RMAP_NONE);
+}
+
+/**
+ * ksm_replace_page - map a merged page, or the zero page, in place of an equal one
+ * @vma: the VMA
+ * @addr: page aligned, inside @vma
+ * @page: what is mapped there; loses one reference
+ * @kpage: what is to be; its folio locked, unless it is the zero page
+ * @expected: the entry as ksm_write_protect() left it
+ *
+ * Charges and counts of anonymous pages do not change between merged pages;
+ * the mlock count follows the page that goes.
+ *
+ * Context: mmap_lock held, @page's folio locked; may sleep.
+ * Return: 0; -EAGAIN when the entry is another one by now.
+ */
+int ksm_replace_page(struct vm_area_struct *vma, unsigned long addr, struct page *page,
+		     struct page *kpage, pte_t expected)
+{
+	bool zero = is_zero_pfn(page_to_pfn(kpage));
+	struct mm_struct *mm = vma->vm_mm;
+	struct folio *folio = page_folio(page);
+	struct mmu_notifier_range range;
+	spinlock_t *ptl;
+	int err = -EAGAIN;
+	pte_t *ptep, pte;
+	pmd_t *pmd;
+
+	pmd = mm_find_pmd(mm, addr);
+	if (!pmd)
+		return err;
+	mmu_notifier_range_init(&range, MMU_NOTIFY_CLEAR, 0, mm, addr, addr + PAGE_SIZE);
+	mmu_notifier_invalidate_range_start(&range);
+	ptep = pte_offset_map_lock(mm, pmd, addr, &ptl);
+	if (!ptep)
+		goto out;
+	if (!pte_same(ptep_get(ptep), expected))
+		goto unlock;
+
+	VM_WARN_ON_ONCE_PAGE(PageAnonExclusive(page), page);
+	if (zero)
+		map_zero(mm);
+	else
+		map_merged(vma, addr, kpage);
+
+	/* Readers of the old page must be through before it is freed. */
+	flush_cache_page(vma, addr, pte_pfn(expected));
+	ptep_clear_flush(vma, addr, ptep);
+	pte = zero ? zero_pte(vma, addr) : pte_wrprotect(mk_pte(kpage, vma->vm_page_prot));
+	set_pte_at(mm, addr, ptep, keep_marks(pte, expected));
+
+	folio_remove_rmap_pte(folio, page, vma);
+	if (!folio_mapped(folio))
+		folio_free_swap(folio);
+	folio_put(folio);
+	err = 0;
+unlock:
+	pte_unmap_unlock(ptep, ptl);
+out:
+	mmu_notifier_invalidate_range_end(&range);
+	return err;
+}
+
+/**
+ * ksm_lock_small_folio - lock a page's folio and make sure that it is small
+ * @page: on which the caller holds a reference
+ *
+ * Splitting keeps the lock and the reference on @page. Never waits: the owner
+ * of the lock may hold other locks.
+ *
+ * Context: may sleep.
+ * Return: the folio, or ERR_PTR(-EAGAIN).
+ */
+struct folio *ksm_lock_small_folio(struct page *page)
+{
+	struct folio *folio = page_folio(page);
+
+	if (!folio_trylock(folio))
+		return ERR_PTR(-EAGAIN);
+	if (unlikely(page_folio(page) != folio || folio_test_ksm(folio) ||
+		     folio_test_lazyfree(folio)))
+		goto unlock;
+	if (!folio_test_large(folio))
+		return folio;
+	if (split_huge_page(page))
+		goto unlock;
+	return page_folio(page);
+unlock:
+	folio_unlock(folio);
+	return ERR_PTR(-EAGAIN);
+}

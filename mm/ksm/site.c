@@ -1,0 +1,366 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Sites: the places known to map merged folios.
+ *
+ * Every mapping of a merged folio lies, at a site's index, in the tree of that
+ * site's anon_vma: either the site is the mapping, or the mapping was forked
+ * from it. A site that goes away while relatives of its VMA exist stays as an
+ * heir until none of them maps the folio any more, so that reverse-mapping
+ * walks miss nothing.
+ */
+#include <linux/rmap.h>
+#include <linux/slab.h>
+#include <trace/events/ksm.h>
+
+#include "ksm.h"
+
+static struct kmem_cache *ksm_site_cache __ro_after_init;
+
+static struct {
+	spinlock_t lock;		/* guards @list and ksm_stable.heirs */
+	struct list_head list;		/* nodes that have heirs */
+} heirs = {
+	.lock = __SPIN_LOCK_UNLOCKED(heirs.lock),
+	.list = LIST_HEAD_INIT(heirs.list),
+};
+
+/**
+ * ksm_site_init - make the cache of sites
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int __init ksm_site_init(void)
+{
+	ksm_site_cache = kmem_cache_create("ksm_site", sizeof(struct ksm_site), 0, 0, NULL);
+	return ksm_site_cache ? 0 : -ENOMEM;
+}
+
+/**
+ * ksm_site_alloc - a site, not yet attached
+ * @anon_vma: whose tree holds the place; gets a reference
+ * @pgoff: index of the place there
+ *
+ * Context: does not sleep; the caller keeps @anon_vma in being.
+ * Return: it, or NULL.
+ */
+struct ksm_site *ksm_site_alloc(struct anon_vma *anon_vma, pgoff_t pgoff)
+{
+	struct ksm_site *site = ksm_cache_alloc(ksm_site_cache, KSM_GFP | __GFP_ZERO);
+
+	if (!site)
+		return NULL;
+	get_anon_vma(anon_vma);
+	site->anon_vma = anon_vma;
+	site->pgoff = pgoff;
+	return site;
+}
+
+/**
+ * ksm_site_free - free a site that is not attached
+ * @site: it, or NULL
+ *
+ * Context: may sleep, where the anon_vma goes with it.
+ */
+void ksm_site_free(struct ksm_site *site)
+{
+	if (!site)
+		return;
+	put_anon_vma(site->anon_vma);
+	ksm_cache_free(ksm_site_cache, site);
+}
+
+/**
+ * ksm_site_attach - add a site to a node
+ * @stable: the node
+ * @site: not attached
+ *
+ * Context: the node's folio locked.
+ */
+void ksm_site_attach(struct ksm_stable *stable, struct ksm_site *site)
+{
+	struct ksm_root *root = ksm_stable_root(stable);
+
+	site->stable = stable;
+	guard(spinlock)(&root->lock);
+	hlist_add_head(&site->link, &stable->sites);
+	if (!stable->nr_sites++)
+		atomic_long_inc(&ksm_stat.shared);
+	ksm_stable_settle(root, stable);
+}
+
+/**
+ * ksm_site_drop - take a site off its node, and the node with the last one
+ * @site: attached, and freed by this
+ * @folio: the node's, locked, or NULL when it is known to be gone
+ *
+ * Context: may sleep, where an anon_vma goes with the site.
+ */
+void ksm_site_drop(struct ksm_site *site, struct folio *folio)
+{
+	struct ksm_stable *stable = site->stable;
+	struct ksm_root *root = ksm_stable_root(stable);
+	bool felled;
+
+	scoped_guard(spinlock, &root->lock) {
+		hlist_del(&site->link);
+		if (site->heir)
+			stable->nr_heirs--;
+		else if (!--stable->nr_sites)
+			atomic_long_dec(&ksm_stat.shared);
+		felled = ksm_stable_settle(root, stable);
+	}
+	if (felled)
+		ksm_stable_drop(stable, folio);
+	ksm_site_free(site);
+}
+
+static void site_bequeath(struct ksm_site *site)
+{
+	struct ksm_stable *stable = site->stable;
+	struct ksm_root *root = ksm_stable_root(stable);
+
+	guard(spinlock)(&root->lock);
+	site->heir = true;
+	stable->nr_heirs++;
+	if (!--stable->nr_sites)
+		atomic_long_dec(&ksm_stat.shared);
+	guard(spinlock)(&heirs.lock);
+	if (list_empty(&stable->heirs))
+		list_add_tail(&stable->heirs, &heirs.list);
+}
+
+/* Another site at the same place leads to the same relatives. */
+static bool site_has_double(const struct ksm_site *site)
+{
+	const struct ksm_site *other;
+
+	hlist_for_each_entry(other, &site->stable->sites, link) {
+		if (other != site && other->anon_vma == site->anon_vma &&
+		    other->pgoff == site->pgoff)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Whether others than @mm may have forked from the site, or @mm has a second
+ * place that stems from it. Without the lock the answer is yes: an heir too
+ * many costs a little memory until it is pruned.
+ */
+static bool site_has_relatives(const struct ksm_site *site, const struct mm_struct *mm)
+{
+	struct anon_vma *anon_vma = site->anon_vma;
+	struct anon_vma_chain *avc;
+	unsigned int places = 0;
+	bool found = false;
+
+	if (!anon_vma_trylock_read(anon_vma))
+		return true;
+	anon_rmap_tree_foreach(avc, anon_vma, site->pgoff, site->pgoff) {
+		found = avc->vma->vm_mm != mm || ++places > 1;
+		if (found)
+			break;
+	}
+	anon_vma_unlock_read(anon_vma);
+	return found;
+}
+
+/**
+ * ksm_site_leave - a site's own mapping is gone or about to go
+ * @site: owned by no record any more, unless this fails
+ * @mm: whose it was
+ * @wait: whether to sleep for the folio's lock
+ *
+ * Frees the site or makes it an heir; frees the node with its last site.
+ *
+ * Context: the mm's records locked; sleeps if @wait.
+ * Return: false when the folio is locked and @wait is not set; nothing changed.
+ */
+bool ksm_site_leave(struct ksm_site *site, const struct mm_struct *mm, bool wait)
+{
+	struct folio *folio = ksm_stable_lock_folio(site->stable, wait);
+
+	if (IS_ERR(folio))
+		return false;
+	trace_ksm_remove_rmap_item(READ_ONCE(site->stable->pfn), (void *)site->pgoff, (void *)mm);
+	if (folio && folio_mapped(folio) && site_has_relatives(site, mm) &&
+	    !site_has_double(site))
+		site_bequeath(site);
+	else
+		ksm_site_drop(site, folio);
+	if (folio) {
+		folio_unlock(folio);
+		folio_put(folio);
+	}
+	return true;
+}
+
+static bool vma_maps(struct vm_area_struct *vma, unsigned long addr, struct folio *folio)
+{
+	DEFINE_FOLIO_VMA_WALK(pvmw, folio, vma, addr, PVMW_SYNC);
+
+	if (!page_vma_mapped_walk(&pvmw))
+		return false;
+	page_vma_mapped_walk_done(&pvmw);
+	return true;
+}
+
+/* With the folio locked no migration is under way: who maps it, maps it now. */
+static bool heir_needed(const struct ksm_site *site, struct folio *folio)
+{
+	struct anon_vma *anon_vma = site->anon_vma;
+	struct anon_vma_chain *avc;
+	bool found = false;
+
+	anon_vma_lock_read(anon_vma);
+	anon_rmap_tree_foreach(avc, anon_vma, site->pgoff, site->pgoff) {
+		unsigned long addr = vma_anon_address(avc->vma, site->pgoff, 1);
+
+		found = addr != -EFAULT && vma_maps(avc->vma, addr, folio);
+		if (found)
+			break;
+	}
+	anon_vma_unlock_read(anon_vma);
+	return found;
+}
+
+/* The folio's lock keeps the sites still. The node is gone if none are left. */
+static unsigned int prune_living(struct ksm_stable *stable, struct folio *folio)
+{
+	struct hlist_node *next;
+	struct ksm_site *site;
+	unsigned int kept = 0;
+
+	hlist_for_each_entry_safe(site, next, &stable->sites, link) {
+		if (!site->heir)
+			continue;
+		if (heir_needed(site, folio))
+			kept++;
+		else
+			ksm_site_drop(site, folio);
+	}
+	return kept;
+}
+
+/*
+ * Without a folio there are no new heirs and nobody walks the sites, but other
+ * sites may leave meanwhile. The node may go with its last heir: count first.
+ */
+static void prune_gone(struct ksm_stable *stable)
+{
+	struct ksm_root *root = ksm_stable_root(stable);
+	unsigned int left = READ_ONCE(stable->nr_heirs);
+
+	while (left--) {
+		struct ksm_site *site, *heir = NULL;
+
+		scoped_guard(spinlock, &root->lock) {
+			hlist_for_each_entry(site, &stable->sites, link) {
+				if (site->heir) {
+					heir = site;
+					break;
+				}
+			}
+		}
+		if (WARN_ON_ONCE(!heir))
+			break;
+		ksm_site_drop(heir, NULL);
+	}
+}
+
+/* Returns whether the node still has heirs; if not, it may be gone. */
+static bool prune_node(struct ksm_stable *stable)
+{
+	struct folio *folio = ksm_stable_lock_folio(stable, true);
+	unsigned int kept;
+
+	/* Off the list before it may go; on again only by one with this lock. */
+	scoped_guard(spinlock, &heirs.lock)
+		list_del_init(&stable->heirs);
+	if (!folio) {
+		prune_gone(stable);
+		return false;
+	}
+	kept = prune_living(stable, folio);
+	if (kept) {
+		guard(spinlock)(&heirs.lock);
+		list_add_tail(&stable->heirs, &heirs.list);
+	}
+	folio_unlock(folio);
+	folio_put(folio);
+	return kept;
+}
+
+/**
+ * ksm_site_prune_heirs - free heirs that are not needed any more
+ * @max: how many nodes to look at
+ *
+ * Only this frees nodes that have heirs, so that a node found on the list is
+ * there until it was pruned.
+ *
+ * Context: ksm_control held, so that one at a time does this; sleeps.
+ * Return: how many of the nodes still have heirs.
+ */
+unsigned int ksm_site_prune_heirs(unsigned int max)
+{
+	unsigned int kept = 0;
+
+	lockdep_assert_held(&ksm_control);
+	while (max--) {
+		struct ksm_stable *stable;
+
+		scoped_guard(spinlock, &heirs.lock) {
+			stable = list_first_entry_or_null(&heirs.list, struct ksm_stable, heirs);
+			if (stable)
+				list_move_tail(&stable->heirs, &heirs.list);
+		}
+		if (!stable)
+			break;
+		kept += prune_node(stable);
+		cond_resched();
+	}
+	return kept;
+}
+
+/**
+ * ksm_site_has_heirs - whether any node has heirs
+ *
+ * Context: any; the answer may be old at once.
+ */
+bool ksm_site_has_heirs(void)
+{
+	return !list_empty_careful(&heirs.list);
+}
+
+/**
+ * ksm_site_nr_heirs - how many nodes have heirs
+ *
+ * Context: any.
+ */
+unsigned int ksm_site_nr_heirs(void)
+{
+	guard(spinlock)(&heirs.lock);
+	return list_count_nodes(&heirs.list);
+}
+
+/**
+ * ksm_site_reaches - whether walks from a site find a VMA
+ * @site: of a merged folio that is locked
+ * @vma: the VMA
+ * @addr: where in it the folio is or will be mapped
+ *
+ * Context: the fault locks of @vma held, so that its anon_vma_chain is still.
+ */
+bool ksm_site_reaches(const struct ksm_site *site, const struct vm_area_struct *vma,
+		      unsigned long addr)
+{
+	const struct anon_vma_chain *avc;
+
+	if (site->pgoff != linear_anon_page_index(vma, addr))
+		return false;
+	list_for_each_entry(avc, &vma->anon_vma_chain, same_vma) {
+		if (avc->anon_vma == site->anon_vma)
+			return true;
+	}
+	return false;
+}
