@@ -101,6 +101,26 @@ static void hash_items(struct ksm_batch *batch)
 	}
 }
 
+/*
+ * A page that waits in this batch may have been promoted for an earlier one of
+ * it, or for another mm's: then it is merged, and its record is right.
+ */
+static bool was_merged(struct ksm_mm *kmm, struct ksm_record rec, unsigned long addr)
+{
+	struct vm_area_struct *vma = ksm_vma_lookup(kmm->slot.mm, addr);
+	struct page *page;
+	bool merged;
+
+	if (ksm_record_state(rec) != KSM_MERGED || !vma)
+		return false;
+	page = ksm_get_page(vma, addr);
+	if (!page)
+		return false;
+	merged = ksm_stable_owns(ksm_record_word(rec).site->stable, page_folio(page));
+	put_page(page);
+	return merged;
+}
+
 /* The page is no candidate, or not any more: one that is pinned would be in the way. */
 static void watch(struct ksm_mm *kmm, struct ksm_record rec, u64 key)
 {
@@ -200,6 +220,8 @@ static void file_page(struct ksm_batch *batch, struct ksm_item *item)
 
 	if (ksm_track_get(&kmm->track, item->addr, KSM_GFP, &rec))
 		return;
+	if (was_merged(kmm, rec, item->addr))
+		return;
 	if (!unchanged_since_last_pass(kmm, rec, item->key))
 		return;
 	if (item->sight == KSM_SIGHT_BUSY) {
@@ -232,6 +254,23 @@ static void file_gone(struct ksm_mm *kmm, const struct ksm_item *item)
 }
 
 /* Lets writers of the mm's layout in early: the rest is left for the next batch. */
+static void cut_short(struct ksm_batch *batch)
+{
+	if (batch->nr_items <= KSM_BATCH_HURRIED ||
+	    !mmap_lock_is_contended(batch->kmm->slot.mm))
+		return;
+	batch->next = batch->items[KSM_BATCH_HURRIED].addr;
+	batch->full = true;
+	while (batch->nr_items > KSM_BATCH_HURRIED) {
+		struct ksm_item *item = &batch->items[--batch->nr_items];
+
+		if (!item->page)
+			continue;
+		put_page(item->page);
+		batch->considered--;
+	}
+}
+
 static void file_items(struct ksm_batch *batch)
 {
 	unsigned int i;
@@ -239,11 +278,6 @@ static void file_items(struct ksm_batch *batch)
 	for (i = 0; i < batch->nr_items; i++) {
 		struct ksm_item *item = &batch->items[i];
 
-		if (i && mmap_lock_is_contended(batch->kmm->slot.mm)) {
-			batch->next = item->addr;
-			batch->full = true;
-			break;
-		}
 		switch (item->sight) {
 		case KSM_SIGHT_PAGE:
 		case KSM_SIGHT_BUSY:
@@ -375,6 +409,7 @@ unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, unsigned
 	if (!lock_mm(kmm))
 		return 0;
 	ksm_collect(batch);
+	cut_short(batch);
 	hash_items(batch);
 	file_items(batch);
 	*done = !batch->full;

@@ -80,7 +80,7 @@ static void see_nothing(struct ksm_batch *batch, unsigned long addr)
 
 /*
  * Whether a site's folio may come back to where this entry is: out of the swap
- * cache, from a migration or from a device's memory. Nobody else's lock is waited for.
+ * cache, or from a migration. Nobody else's lock is waited for.
  */
 static bool may_return(const struct ksm_site *site, softleaf_t entry)
 {
@@ -90,7 +90,6 @@ static bool may_return(const struct ksm_site *site, softleaf_t entry)
 	if (IS_ERR_OR_NULL(folio))
 		return folio;
 	same = softleaf_is_migration(entry) ||
-	       softleaf_is_device_private(entry) ||
 	       (softleaf_is_swap(entry) && folio_matches_swap_entry(folio, entry));
 	folio_unlock(folio);
 	folio_put(folio);

@@ -383,8 +383,7 @@ void ksm_site_free(struct ksm_site *site);
 void ksm_site_attach(struct ksm_stable *stable, struct ksm_site *site);
 void ksm_site_drop(struct ksm_site *site, struct folio *folio);
 bool ksm_site_leave(struct ksm_site *site, const struct mm_struct *mm, bool wait);
-unsigned int ksm_site_prune_heirs(unsigned int max);
-bool ksm_site_has_heirs(void);
+unsigned int ksm_site_prune_heirs(unsigned int max, bool wait);
 unsigned int ksm_site_nr_heirs(void);
 bool ksm_site_reaches(const struct ksm_site *site, const struct vm_area_struct *vma,
 		      unsigned long addr);
@@ -400,6 +399,8 @@ void ksm_forget_range(struct ksm_mm *kmm, unsigned long start, unsigned long las
 #define KSM_BATCH_TABLES	512
 /* Records forgotten under one hold of the locks where nothing is mapped. */
 #define KSM_BATCH_FORGET	4096
+/* Pages hashed when somebody waits to change the mm's layout. */
+#define KSM_BATCH_HURRIED	16
 
 struct ksm_batch;
 
@@ -444,15 +445,16 @@ enum ksm_advisor_mode {
 };
 
 extern enum ksm_advisor_mode ksm_advisor_mode;
-extern unsigned long ksm_advisor_max_cpu;
-extern unsigned long ksm_advisor_min_pages;
-extern unsigned long ksm_advisor_max_pages;
+extern unsigned int ksm_advisor_max_cpu;
+extern unsigned int ksm_advisor_min_pages;
+extern unsigned int ksm_advisor_max_pages;
 extern unsigned long ksm_advisor_target_secs;
 
 void ksm_advisor_set_mode(enum ksm_advisor_mode mode);
 void ksm_advisor_begin_pass(void);
+void ksm_advisor_forget_pass(void);
 void ksm_advisor_end_pass(void);
-unsigned long ksm_advise(unsigned long pages, u64 wall_ns, u64 cpu_ns);
+unsigned int ksm_advise(unsigned int pages, u64 wall_ns, u64 cpu_ns);
 
 /* ---- pte: changes of page tables, one page at a time ---- */
 

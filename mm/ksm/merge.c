@@ -289,6 +289,7 @@ int ksm_promote(struct ksm_mm *kmm, unsigned long addr, u64 key, unsigned long p
 	struct ksm_record rec;
 	struct folio *folio;
 	struct page *page;
+	unsigned long mine;
 	int err = -ENOENT;
 	u64 now = key;
 
@@ -300,7 +301,8 @@ int ksm_promote(struct ksm_mm *kmm, unsigned long addr, u64 key, unsigned long p
 	page = ksm_get_page(vma, addr);
 	if (!page)
 		return err;
-	if (page_to_pfn(page) == pfn)
+	mine = page_to_pfn(page);
+	if (mine == pfn)
 		goto put;
 
 	/* A huge page is not split for a candidate that has changed. */
@@ -320,6 +322,6 @@ int ksm_promote(struct ksm_mm *kmm, unsigned long addr, u64 key, unsigned long p
 	}
 put:
 	put_page(page);
-	trace_ksm_merge_one_page(pfn, (void *)addr, kmm->slot.mm, err);
+	trace_ksm_merge_one_page(mine, (void *)addr, kmm->slot.mm, err);
 	return err;
 }

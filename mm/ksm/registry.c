@@ -254,7 +254,7 @@ void __ksm_exit(struct mm_struct *mm)
 	}
 	ksm_mm_put(kmm);
 	trace_ksm_exit(mm);
-	if (ksm_site_has_heirs())
+	if (ksm_site_nr_heirs())
 		ksm_scan_wake();
 }
 

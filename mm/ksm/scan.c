@@ -25,7 +25,7 @@ static struct {
 	atomic_t calls;			/* changes of settings so far */
 	struct ksm_batch *batch;	/* ksm_control */
 	bool in_pass;			/* ksm_control */
-	atomic_t offlining;		/* blocks of memory that are going offline */
+	bool offlining;			/* memory is going offline; one at a time does */
 } scan = {
 	.wait = __WAIT_QUEUE_HEAD_INITIALIZER(scan.wait),
 };
@@ -85,7 +85,7 @@ void ksm_scan_reset(void)
 static bool scan_should_run(void)
 {
 	return READ_ONCE(ksm_run) == KSM_RUN_MERGE && !ksm_registry_empty() &&
-	       !atomic_read(&scan.offlining);
+	       !READ_ONCE(scan.offlining);
 }
 
 static void begin_pass(void)
@@ -104,7 +104,7 @@ static void end_pass(void)
 	ksm_advisor_end_pass();
 	trace_ksm_stop_scan(atomic_long_read(&ksm_stat.passes), ksm_stat_records());
 	atomic_long_inc(&ksm_stat.passes);
-	ksm_site_prune_heirs(KSM_PRUNE_NODES);
+	ksm_site_prune_heirs(KSM_PRUNE_NODES, false);
 }
 
 /*
@@ -156,12 +156,14 @@ static void scan_idle(void)
 {
 	long delay = HZ;
 
+	scoped_guard(mutex, &ksm_control)
+		ksm_advisor_forget_pass();
 	while (!scan_should_wake()) {
-		wait_event_freezable(scan.wait, scan_should_wake() || ksm_site_has_heirs());
+		wait_event_freezable(scan.wait, scan_should_wake() || ksm_site_nr_heirs());
 		if (wait_event_freezable_timeout(scan.wait, scan_should_wake(), delay))
 			break;
 		guard(mutex)(&ksm_control);
-		delay = ksm_site_prune_heirs(KSM_PRUNE_NODES) ? min(delay * 2, 64 * HZ) : HZ;
+		delay = ksm_site_prune_heirs(KSM_PRUNE_NODES, false) ? min(delay * 2, 64 * HZ) : HZ;
 	}
 }
 
@@ -204,7 +206,7 @@ static int memory_callback(struct notifier_block *self, unsigned long action, vo
 
 	switch (action) {
 	case MEM_GOING_OFFLINE:
-		atomic_inc(&scan.offlining);
+		WRITE_ONCE(scan.offlining, true);
 		mutex_lock(&ksm_control);
 		mutex_unlock(&ksm_control);
 		break;
@@ -212,7 +214,7 @@ static int memory_callback(struct notifier_block *self, unsigned long action, vo
 		ksm_stable_forget_pfns(range->start_pfn, range->nr_pages);
 		fallthrough;
 	case MEM_CANCEL_OFFLINE:
-		atomic_dec(&scan.offlining);
+		WRITE_ONCE(scan.offlining, false);
 		ksm_scan_wake();
 		break;
 	}

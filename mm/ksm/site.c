@@ -17,7 +17,8 @@
 static struct kmem_cache *ksm_site_cache __ro_after_init;
 
 static struct {
-	spinlock_t lock;		/* guards @list and ksm_stable.heirs */
+	spinlock_t lock;		/* guards the others and ksm_stable.heirs */
+	unsigned int nr;		/* nodes on the list */
 	struct list_head list;		/* nodes that have heirs */
 } heirs = {
 	.lock = __SPIN_LOCK_UNLOCKED(heirs.lock),
@@ -125,8 +126,10 @@ static void site_bequeath(struct ksm_site *site)
 	if (!--stable->nr_sites)
 		atomic_long_dec(&ksm_stat.shared);
 	guard(spinlock)(&heirs.lock);
-	if (list_empty(&stable->heirs))
+	if (list_empty(&stable->heirs)) {
 		list_add_tail(&stable->heirs, &heirs.list);
+		heirs.nr++;
+	}
 }
 
 /* Another site at the same place leads to the same relatives. */
@@ -216,6 +219,7 @@ static bool heir_needed(const struct ksm_site *site, struct folio *folio)
 	anon_rmap_tree_foreach(avc, anon_vma, site->pgoff, site->pgoff) {
 		unsigned long addr = vma_anon_address(avc->vma, site->pgoff, 1);
 
+		cond_resched();
 		found = addr != -EFAULT && vma_maps(avc->vma, addr, folio);
 		if (found)
 			break;
@@ -269,14 +273,18 @@ static void prune_gone(struct ksm_stable *stable)
 }
 
 /* Returns whether the node still has heirs; if not, it may be gone. */
-static bool prune_node(struct ksm_stable *stable)
+static bool prune_node(struct ksm_stable *stable, bool wait)
 {
-	struct folio *folio = ksm_stable_lock_folio(stable, true);
+	struct folio *folio = ksm_stable_lock_folio(stable, wait);
 	unsigned int kept;
 
+	if (IS_ERR(folio))
+		return true;
 	/* Off the list before it may go; on again only by one with this lock. */
-	scoped_guard(spinlock, &heirs.lock)
+	scoped_guard(spinlock, &heirs.lock) {
 		list_del_init(&stable->heirs);
+		heirs.nr--;
+	}
 	if (!folio) {
 		prune_gone(stable);
 		return false;
@@ -285,6 +293,7 @@ static bool prune_node(struct ksm_stable *stable)
 	if (kept) {
 		guard(spinlock)(&heirs.lock);
 		list_add_tail(&stable->heirs, &heirs.list);
+		heirs.nr++;
 	}
 	folio_unlock(folio);
 	folio_put(folio);
@@ -294,14 +303,15 @@ static bool prune_node(struct ksm_stable *stable)
 /**
  * ksm_site_prune_heirs - free heirs that are not needed any more
  * @max: how many nodes to look at
+ * @wait: whether to sleep for locks of their folios
  *
  * Only this frees nodes that have heirs, so that a node found on the list is
  * there until it was pruned.
  *
- * Context: ksm_control held, so that one at a time does this; sleeps.
+ * Context: ksm_control held, so that one at a time does this; sleeps if @wait.
  * Return: how many of the nodes still have heirs.
  */
-unsigned int ksm_site_prune_heirs(unsigned int max)
+unsigned int ksm_site_prune_heirs(unsigned int max, bool wait)
 {
 	unsigned int kept = 0;
 
@@ -316,31 +326,20 @@ unsigned int ksm_site_prune_heirs(unsigned int max)
 		}
 		if (!stable)
 			break;
-		kept += prune_node(stable);
+		kept += prune_node(stable, wait);
 		cond_resched();
 	}
 	return kept;
 }
 
 /**
- * ksm_site_has_heirs - whether any node has heirs
+ * ksm_site_nr_heirs - how many nodes have heirs
  *
  * Context: any; the answer may be old at once.
  */
-bool ksm_site_has_heirs(void)
-{
-	return !list_empty_careful(&heirs.list);
-}
-
-/**
- * ksm_site_nr_heirs - how many nodes have heirs
- *
- * Context: any.
- */
 unsigned int ksm_site_nr_heirs(void)
 {
-	guard(spinlock)(&heirs.lock);
-	return list_count_nodes(&heirs.list);
+	return READ_ONCE(heirs.nr);
 }
 
 /**

@@ -21,7 +21,7 @@
 /* Not a PFN: the node's folio is known to be gone. */
 #define KSM_PFN_GONE	(~0UL)
 /* Nodes of a chain looked over under one hold of its tree's lock. */
-#define KSM_CHAIN_PRUNE_NODES	1024
+#define KSM_CHAIN_PRUNE_NODES	64
 
 static struct ksm_forest stable_forest __ro_after_init;
 static struct kmem_cache *ksm_stable_cache __ro_after_init;
@@ -136,26 +136,26 @@ struct folio *ksm_stable_get_folio(const struct ksm_stable *stable)
 
 	/* Keeps the memory map: ksm_stable_forget_pfns() waits. */
 	guard(rcu)();
-	for (pfn = READ_ONCE(stable->pfn); pfn != KSM_PFN_GONE; ) {
+	while ((pfn = READ_ONCE(stable->pfn)) != KSM_PFN_GONE) {
 		struct folio *folio = pfn_folio(pfn);
-		unsigned long now;
+		bool freed = false;
 
-		while (ksm_stable_owns(stable, folio)) {
+		while (!freed && ksm_stable_owns(stable, folio)) {
 			if (folio_try_get(folio)) {
 				if (ksm_stable_owns(stable, folio))
 					return folio;
 				folio_put(folio);
 				break;
 			}
-			if (!folio_test_swapcache(folio))
-				break;
+			freed = !folio_test_swapcache(folio);
 			cpu_relax();
 		}
 		smp_rmb();	/* pairs with smp_wmb() in folio_migrate_ksm() */
-		now = READ_ONCE(stable->pfn);
-		if (now == pfn)
-			return NULL;
-		pfn = now;
+		if (READ_ONCE(stable->pfn) != pfn)
+			continue;
+		/* There and back again by two migrations is not gone. */
+		if (freed || !ksm_stable_owns(stable, folio))
+			break;
 	}
 	return NULL;
 }

@@ -10,6 +10,7 @@
  */
 #include <linux/ksm.h>
 #include <linux/leafops.h>
+#include <linux/oom.h>
 #include <linux/pagewalk.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
@@ -100,11 +101,13 @@ static int unshare(struct vm_area_struct *vma, unsigned long *addr)
 
 /*
  * Goes on from *@addr until @end or until @max places were unmerged; *@addr
- * says how far it came.
+ * says how far it came. Steps over what cannot be unmerged now, and says so.
  */
 static int unmerge_some(struct vm_area_struct *vma, unsigned long *addr, unsigned long end,
 			unsigned int max)
 {
+	int ret = 0;
+
 	while (*addr < end && max--) {
 		int err;
 
@@ -115,11 +118,15 @@ static int unmerge_some(struct vm_area_struct *vma, unsigned long *addr, unsigne
 		if (signal_pending(current))
 			return -ERESTARTSYS;
 		err = unshare(vma, addr);
-		if (err)
+		if (err == -EBUSY) {
+			ret = err;
+			*addr += PAGE_SIZE;
+		} else if (err) {
 			return err;
+		}
 		cond_resched();
 	}
-	return 0;
+	return ret;
 }
 
 static void forget_unmerged(struct ksm_mm *kmm, unsigned long start, unsigned long end)
@@ -188,23 +195,29 @@ static int unmerge_mm_some(struct ksm_mm *kmm, unsigned long *addr)
 
 /*
  * With a reference on its users the mm cannot exit meanwhile. Without users it
- * is about to forget all by itself.
+ * is about to exit; what its page tables map is seen when heirs are waited for.
  */
 static int unmerge_mm(struct ksm_mm *kmm)
 {
 	struct mm_struct *mm = kmm->slot.mm;
 	unsigned long addr = 0;
-	int err = 0;
+	int err = 0, ret = 0;
 
-	if (!mmget_not_zero(mm))
+	if (!mmget_not_zero(mm)) {
+		forget_unmerged(kmm, 0, ULONG_MAX);
 		return 0;
-	while (!err && addr != ULONG_MAX) {
+	}
+	while (addr != ULONG_MAX) {
 		err = unmerge_mm_some(kmm, &addr);
+		if (err == -EBUSY)
+			ret = err;
+		else if (err)
+			break;
 		cond_resched();
 	}
 	kmm->next = 0;
 	mmput(mm);
-	return err;
+	return addr == ULONG_MAX ? ret : err;
 }
 
 /*
@@ -217,7 +230,7 @@ static int wait_for_heirs(void)
 	unsigned long deadline = jiffies + KSM_UNMERGE_PATIENCE;
 	unsigned int left, before = UINT_MAX;
 
-	while ((left = ksm_site_prune_heirs(ksm_site_nr_heirs()))) {
+	while ((left = ksm_site_prune_heirs(ksm_site_nr_heirs(), true))) {
 		if (left < before)
 			deadline = jiffies + KSM_UNMERGE_PATIENCE;
 		else if (time_after(jiffies, deadline))
@@ -241,15 +254,22 @@ static int wait_for_heirs(void)
 int ksm_unmerge_all(void)
 {
 	struct ksm_mm *kmm;
-	int err = 0;
+	int err = 0, ret = 0;
 
 	lockdep_assert_held(&ksm_control);
+	/* Who wants the memory is whom to kill when there is none. */
+	set_current_oom_origin();
 	ksm_registry_rewind(true);
-	while (!err && (kmm = ksm_registry_current())) {
+	while ((!err || err == -EBUSY) && (kmm = ksm_registry_current())) {
 		err = unmerge_mm(kmm);
+		if (err == -EBUSY)
+			ret = err;
 		ksm_registry_advance(kmm);
 		ksm_mm_put(kmm);
 	}
+	clear_current_oom_origin();
 	ksm_scan_reset();
-	return err ?: wait_for_heirs();
+	if (err && err != -EBUSY)
+		return err;
+	return ret ?: wait_for_heirs();
 }

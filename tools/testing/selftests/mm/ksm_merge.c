@@ -276,6 +276,36 @@ TEST_F(merging, late_twin_merges_with_an_old_unshared_page)
 	EXPECT_EQ(-1, ksm_first_wrong(map, 2, SEED, 0));
 }
 
+/*
+ * The page that is found as the partner of its neighbour waits in the same
+ * batch, and must still be known as a merged one when its turn comes. The next
+ * pass would find it anyway, so the neighbour leaves before that.
+ */
+TEST_F(merging, partner_in_the_same_batch_stays_known)
+{
+	char *map = ksm_map_registered(2);
+
+	ASSERT_NE(NULL, map);
+	ksm_fill(map, 2, SEED, 1);
+	ASSERT_TRUE(ksm_merge_all());
+	EXPECT_COUNTERS(0, 0, 2);
+	ASSERT_EQ(0, ksm_set("run", "0"));
+	ksm_fill(map, 1, SEED + 1, 0);
+	/* ksmd sleeps after each pass. */
+	ASSERT_EQ(0, ksm_set("sleep_millisecs", "500"));
+	ASSERT_EQ(0, ksm_set("run", "1"));
+	ASSERT_TRUE(ksm_wait_until(is_merged(map, 0)));
+	ASSERT_EQ(0, ksm_set("run", "0"));
+	EXPECT_COUNTERS(1, 1, 0);
+
+	ksm_fill(map, 1, SEED + 2, 0);
+	ASSERT_EQ(0, ksm_set("sleep_millisecs", "0"));
+	ASSERT_TRUE(ksm_merge_all());
+	EXPECT_COUNTERS(1, 0, 1);
+	EXPECT_TRUE(is_merged(map, 1));
+	EXPECT_EQ(-1, ksm_first_wrong(map, 2, SEED + 2, -1));
+}
+
 TEST_F(merging, merged_pages_rest_over_many_passes)
 {
 	char *map = ksm_map_registered(PAGES);
