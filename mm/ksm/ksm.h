@@ -381,6 +381,9 @@ int ksm_site_init(void);
 struct ksm_site *ksm_site_alloc(struct anon_vma *anon_vma, pgoff_t pgoff);
 void ksm_site_free(struct ksm_site *site);
 void ksm_site_attach(struct ksm_stable *stable, struct ksm_site *site);
+struct ksm_site *ksm_site_inherit(struct ksm_stable *stable, const struct vm_area_struct *vma,
+				  unsigned long addr);
+void ksm_site_bequeath(struct ksm_site *site);
 void ksm_site_drop(struct ksm_site *site, struct folio *folio);
 bool ksm_site_leave(struct ksm_site *site, const struct mm_struct *mm, bool wait);
 unsigned int ksm_site_prune_heirs(unsigned int max, bool wait);

@@ -132,6 +132,39 @@ int ksm_merge(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr
 	return err;
 }
 
+static int inherit_site(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr,
+			struct ksm_stable *stable)
+{
+	struct ksm_site *site = ksm_site_inherit(stable, vma, addr);
+	int err;
+
+	if (!site)
+		return -ENOENT;
+	err = record_site(kmm, addr, site);
+	if (err)
+		ksm_site_bequeath(site);
+	return err;
+}
+
+static int add_site(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr,
+		    struct ksm_stable *stable, struct folio *kfolio)
+{
+	struct ksm_site *site;
+	int err;
+
+	/* The mapping stays, and is found through the site that it stems from. */
+	if (ksm_stable_full(stable))
+		return -ENOSPC;
+	site = site_at(vma, addr);
+	if (!site)
+		return -ENOMEM;
+	ksm_site_attach(stable, site);
+	err = record_site(kmm, addr, site);
+	if (err)
+		ksm_site_drop(site, kfolio);
+	return err;
+}
+
 /**
  * ksm_adopt - enter a mapping of a merged folio that came by fork or swap-in
  * @kmm: whose mapping
@@ -147,29 +180,16 @@ int ksm_adopt(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr
 	      struct folio *kfolio)
 {
 	struct ksm_stable *stable;
-	struct ksm_site *site;
 	int err = -ENOENT;
 
 	if (!folio_trylock(kfolio))
 		return -EAGAIN;
-	if (!folio_test_ksm(kfolio))
-		goto unlock;
-	stable = ksm_folio_stable(kfolio);
-	if (!stable)
-		goto unlock;
-	/* The mapping stays, and is found through the site that it stems from. */
-	err = -ENOSPC;
-	if (ksm_stable_full(stable))
-		goto unlock;
-	err = -ENOMEM;
-	site = site_at(vma, addr);
-	if (!site)
-		goto unlock;
-	ksm_site_attach(stable, site);
-	err = record_site(kmm, addr, site);
-	if (err)
-		ksm_site_drop(site, kfolio);
-unlock:
+	stable = folio_test_ksm(kfolio) ? ksm_folio_stable(kfolio) : NULL;
+	if (stable) {
+		err = inherit_site(kmm, vma, addr, stable);
+		if (err == -ENOENT)
+			err = add_site(kmm, vma, addr, stable, kfolio);
+	}
 	folio_unlock(kfolio);
 	return err;
 }

@@ -115,7 +115,13 @@ void ksm_site_drop(struct ksm_site *site, struct folio *folio)
 	ksm_site_free(site);
 }
 
-static void site_bequeath(struct ksm_site *site)
+/**
+ * ksm_site_bequeath - a site becomes an heir
+ * @site: owned by no record
+ *
+ * Context: the node's folio locked.
+ */
+void ksm_site_bequeath(struct ksm_site *site)
 {
 	struct ksm_stable *stable = site->stable;
 	struct ksm_root *root = ksm_stable_root(stable);
@@ -130,6 +136,38 @@ static void site_bequeath(struct ksm_site *site)
 		list_add_tail(&stable->heirs, &heirs.list);
 		heirs.nr++;
 	}
+}
+
+/**
+ * ksm_site_inherit - let an heir that leads to a place become its site
+ * @stable: the node
+ * @vma: the VMA
+ * @addr: where in it the folio is mapped
+ *
+ * Children of a process that is gone do not need more sites than it had.
+ *
+ * Context: the node's folio locked; the mmap_lock held.
+ * Return: the site, or NULL when there is no such heir.
+ */
+struct ksm_site *ksm_site_inherit(struct ksm_stable *stable, const struct vm_area_struct *vma,
+				  unsigned long addr)
+{
+	struct ksm_root *root = ksm_stable_root(stable);
+	struct ksm_site *site;
+
+	if (!stable->nr_heirs)
+		return NULL;
+	hlist_for_each_entry(site, &stable->sites, link) {
+		if (!site->heir || !ksm_site_reaches(site, vma, addr))
+			continue;
+		guard(spinlock)(&root->lock);
+		site->heir = false;
+		stable->nr_heirs--;
+		if (!stable->nr_sites++)
+			atomic_long_inc(&ksm_stat.shared);
+		return site;
+	}
+	return NULL;
 }
 
 /* Another site at the same place leads to the same relatives. */
@@ -188,7 +226,7 @@ bool ksm_site_leave(struct ksm_site *site, const struct mm_struct *mm, bool wait
 	trace_ksm_remove_rmap_item(READ_ONCE(site->stable->pfn), (void *)site->pgoff, (void *)mm);
 	if (folio && folio_mapped(folio) && site_has_relatives(site, mm) &&
 	    !site_has_double(site))
-		site_bequeath(site);
+		ksm_site_bequeath(site);
 	else
 		ksm_site_drop(site, folio);
 	if (folio) {
@@ -250,10 +288,9 @@ static unsigned int prune_living(struct ksm_stable *stable, struct folio *folio)
  * Without a folio there are no new heirs and nobody walks the sites, but other
  * sites may leave meanwhile. The node may go with its last heir: count first.
  */
-static void prune_gone(struct ksm_stable *stable)
+static void prune_gone(struct ksm_stable *stable, unsigned int left)
 {
 	struct ksm_root *root = ksm_stable_root(stable);
-	unsigned int left = READ_ONCE(stable->nr_heirs);
 
 	while (left--) {
 		struct ksm_site *site, *heir = NULL;
@@ -272,31 +309,43 @@ static void prune_gone(struct ksm_stable *stable)
 	}
 }
 
-/* Returns whether the node still has heirs; if not, it may be gone. */
-static bool prune_node(struct ksm_stable *stable, bool wait)
+/* Takes a node off the list; it may go at once, or with its last site from now on. */
+static bool unlist_node(struct ksm_stable *stable, unsigned int *nr_heirs)
 {
-	struct folio *folio = ksm_stable_lock_folio(stable, wait);
-	unsigned int kept;
+	struct ksm_root *root = ksm_stable_root(stable);
 
-	if (IS_ERR(folio))
-		return true;
-	/* Off the list before it may go; on again only by one with this lock. */
+	guard(spinlock)(&root->lock);
+	*nr_heirs = stable->nr_heirs;
 	scoped_guard(spinlock, &heirs.lock) {
 		list_del_init(&stable->heirs);
 		heirs.nr--;
 	}
-	if (!folio) {
-		prune_gone(stable);
-		return false;
-	}
-	kept = prune_living(stable, folio);
+	return ksm_stable_settle(root, stable);
+}
+
+/* Returns whether the node still has heirs; if not, it may be gone. */
+static bool prune_node(struct ksm_stable *stable, bool wait)
+{
+	struct folio *folio = ksm_stable_lock_folio(stable, wait);
+	unsigned int nr_heirs, kept = 0;
+
+	if (IS_ERR(folio))
+		return true;
+	if (unlist_node(stable, &nr_heirs))
+		ksm_stable_drop(stable, folio);
+	else if (nr_heirs && !folio)
+		prune_gone(stable, nr_heirs);
+	else if (nr_heirs)
+		kept = prune_living(stable, folio);
 	if (kept) {
 		guard(spinlock)(&heirs.lock);
 		list_add_tail(&stable->heirs, &heirs.list);
 		heirs.nr++;
 	}
-	folio_unlock(folio);
-	folio_put(folio);
+	if (folio) {
+		folio_unlock(folio);
+		folio_put(folio);
+	}
 	return kept;
 }
 
@@ -305,8 +354,8 @@ static bool prune_node(struct ksm_stable *stable, bool wait)
  * @max: how many nodes to look at
  * @wait: whether to sleep for locks of their folios
  *
- * Only this frees nodes that have heirs, so that a node found on the list is
- * there until it was pruned.
+ * Only this frees nodes that are on the list, so that one found there stays
+ * until it was pruned.
  *
  * Context: ksm_control held, so that one at a time does this; sleeps if @wait.
  * Return: how many of the nodes still have heirs.

@@ -341,7 +341,8 @@ bool ksm_stable_settle(struct ksm_root *root, struct ksm_stable *stable)
 {
 	bool full = ksm_stable_full(stable);
 
-	if (!stable->nr_sites && !stable->nr_heirs) {
+	/* Who is on the list of those with heirs goes when that is looked through. */
+	if (!stable->nr_sites && !stable->nr_heirs && list_empty(&stable->heirs)) {
 		if (stable_linked(stable))
 			stable_unlink(root, stable);
 		return true;
