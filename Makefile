@@ -7,13 +7,14 @@ MACHINE ?= x86
 # Settings that may be given on the command line or in the environment.
 export J MEM CPUS ACCEL KSRC DEPS
 
-.PHONY: help demo check kernel uml base-kernel base-uml shell clean distclean
+.PHONY: help demo check check-clients kernel uml base-kernel base-uml shell clean distclean
 # Each script uses all CPUs by itself.
 .NOTPARALLEL:
 
 help:
 	@echo 'make demo         boot the kernel, run eight redis-servers, watch KSM save memory'
 	@echo 'make check        all tests'
+	@echo 'make check-clients  QEMU, node_exporter, stress-ng and ksmtuned work with it'
 	@echo 'make kernel       build/x86_64/bzImage, Linux with this KSM for QEMU'
 	@echo 'make uml          build/uml/linux, the same as a User-Mode Linux program'
 	@echo 'make base-kernel  build/base-x86_64/bzImage, the untouched base, same configuration'
@@ -36,6 +37,9 @@ demo:
 
 check:
 	@scripts/check
+
+check-clients:
+	@scripts/check-clients
 
 kernel uml base-kernel base-uml:
 	@scripts/build $@
