@@ -297,11 +297,11 @@ static int promote_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, unsign
  * @key: that the candidate was found by
  * @pfn: of the page that wants a partner: itself is none, nothing would be saved
  *
- * A candidate that has changed is one no longer: its record says so then.
+ * A candidate that has changed, or is in use otherwise, is one no longer: its
+ * record says so then.
  *
  * Context: the mmap_lock and @kmm locked; waits for no folio.
- * Return: 0; -ENOENT when there is no such candidate any more; -EAGAIN when
- * its folio is in use otherwise; -ENOMEM.
+ * Return: 0; -ENOENT when there is no such candidate any more; -ENOMEM.
  */
 int ksm_promote(struct ksm_mm *kmm, unsigned long addr, u64 key, unsigned long pfn)
 {
@@ -336,9 +336,11 @@ int ksm_promote(struct ksm_mm *kmm, unsigned long addr, u64 key, unsigned long p
 			folio_unlock(page_folio(page));
 		}
 	}
-	if (now != key) {
+	/* It steps back: who cannot be merged now must not keep others apart. */
+	if (now != key || err == -EAGAIN) {
 		ksm_forget_record(kmm, rec, false);
 		ksm_track_set(&kmm->track, rec, KSM_HASHED, (union ksm_word){ .key = now });
+		err = -ENOENT;
 	}
 put:
 	put_page(page);

@@ -14,6 +14,7 @@
 #include <linux/pagewalk.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
+#include <linux/userfaultfd_k.h>
 
 #include "ksm.h"
 
@@ -45,10 +46,26 @@ static bool pte_is_shared(struct vm_area_struct *vma, unsigned long addr, pte_t 
 	return page && folio_test_ksm(page_folio(page));
 }
 
+/**
+ * struct ksm_shared - a place that maps a merged folio
+ * @addr: where
+ * @hidden: a userfaultfd wants to see any access, so none can be made
+ */
+struct ksm_shared {
+	unsigned long addr;
+	bool hidden;
+};
+
+static bool pte_is_hidden(struct vm_area_struct *vma, pte_t pte)
+{
+	return userfaultfd_rwp(vma) && !userfaultfd_rwp_async(vma) &&
+	       pte_present(pte) && pte_uffd(pte);
+}
+
 static int find_shared_pmd(pmd_t *pmd, unsigned long addr, unsigned long end,
 			   struct mm_walk *walk)
 {
-	unsigned long *found = walk->private;
+	struct ksm_shared *found = walk->private;
 	pte_t *start, *ptep;
 	spinlock_t *ptl;
 	int ret = 0;
@@ -66,7 +83,8 @@ static int find_shared_pmd(pmd_t *pmd, unsigned long addr, unsigned long end,
 	}
 	for (; addr < end; addr += PAGE_SIZE, ptep++) {
 		if (pte_is_shared(walk->vma, addr, ptep_get(ptep))) {
-			*found = addr;
+			found->addr = addr;
+			found->hidden = pte_is_hidden(walk->vma, ptep_get(ptep));
 			ret = 1;
 			break;
 		}
@@ -84,7 +102,7 @@ static const struct mm_walk_ops find_shared_ops = {
  * A fault that wants the page unshared gives the place a copy. It returns
  * without one after it waited for a migration, so the caller looks again. A
  * page that cannot be read any more cannot be copied: it stays. Other faults
- * cannot be served now, such as one that a userfaultfd wants to see.
+ * cannot be served now.
  */
 static int unshare(struct vm_area_struct *vma, unsigned long *addr)
 {
@@ -109,15 +127,17 @@ static int unmerge_some(struct vm_area_struct *vma, unsigned long *addr, unsigne
 	int ret = 0;
 
 	while (*addr < end && max--) {
+		struct ksm_shared found;
 		int err;
 
-		if (!walk_page_range_vma(vma, *addr, end, &find_shared_ops, addr)) {
+		if (!walk_page_range_vma(vma, *addr, end, &find_shared_ops, &found)) {
 			*addr = end;
 			break;
 		}
+		*addr = found.addr;
 		if (signal_pending(current))
 			return -ERESTARTSYS;
-		err = unshare(vma, addr);
+		err = found.hidden ? -EBUSY : unshare(vma, addr);
 		if (err == -EBUSY) {
 			ret = err;
 			*addr += PAGE_SIZE;

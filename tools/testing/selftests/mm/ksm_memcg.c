@@ -1,0 +1,441 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Merging between memory cgroups: a merged page is paid for once and all is paid for
+ * again when it is unmerged, the group that paid may go, and a group that has no room
+ * left for unmerging makes it fail or loses a process of its own, but holds up nobody
+ * and harms nobody.
+ */
+
+#define _GNU_SOURCE
+#include "kselftest_harness.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include "ksm_util.h"
+#include "vm_util.h"
+
+#define CGROUPS	"/sys/fs/cgroup/"
+#define PAGES	1024
+#define SEED	1000
+#define OTHER	200000
+
+/* Pages that a worker has besides, and what the kernel charges ahead. */
+#define SLACK	128
+
+/* Workers, of which the first two are in the group of that number. */
+enum { FIRST, SECOND, GROUPS, THIRD = GROUPS };
+
+static void group_file(char *path, size_t size, int group, const char *name)
+{
+	snprintf(path, size, CGROUPS "ksm_memcg_%d/%s", group, name);
+}
+
+/* 0 or -errno. */
+static int group_set(int group, const char *name, const char *value)
+{
+	char path[128];
+	int fd, err;
+
+	group_file(path, sizeof(path), group, name);
+	fd = open(path, O_WRONLY);
+	if (fd < 0)
+		return -errno;
+	err = write(fd, value, strlen(value)) < 0 ? -errno : 0;
+	close(fd);
+	return err;
+}
+
+static int group_set_number(int group, const char *name, long value)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "%ld", value);
+	return group_set(group, name, text);
+}
+
+static long group_get(int group, const char *name)
+{
+	char path[128], text[64];
+
+	group_file(path, sizeof(path), group, name);
+	return ksm_read_text(path, text, sizeof(text)) ? KSM_NONE : strtol(text, NULL, 10);
+}
+
+/* The number behind "@key " at the start of a line. */
+static long number_of(const char *path, const char *key)
+{
+	char text[8192], start[64], *at;
+
+	text[0] = '\n';
+	if (ksm_read_text(path, text + 1, sizeof(text) - 1))
+		return KSM_NONE;
+	snprintf(start, sizeof(start), "\n%s ", key);
+	at = strstr(text, start);
+	return at ? strtol(at + strlen(start), NULL, 10) : KSM_NONE;
+}
+
+static long group_event(int group, const char *key)
+{
+	char path[128];
+
+	group_file(path, sizeof(path), group, "memory.events");
+	return number_of(path, key);
+}
+
+/* Anonymous pages that are charged to a group. */
+static long anon(int group)
+{
+	char path[128];
+
+	group_file(path, sizeof(path), group, "memory.stat");
+	return number_of(path, "anon") / (long)psize();
+}
+
+static bool about(long number, long wanted)
+{
+	return labs(number - wanted) <= SLACK;
+}
+
+static long groups_dying(void)
+{
+	return number_of(CGROUPS "cgroup.stat", "nr_dying_descendants");
+}
+
+static bool add_group(int group)
+{
+	char path[128];
+
+	group_file(path, sizeof(path), group, "");
+	if (mkdir(path, 0755) && errno != EEXIST)
+		return false;
+	/* Not there without swap. */
+	group_set(group, "memory.swap.max", "0");
+	return group_get(group, "memory.current") != KSM_NONE;
+}
+
+/* Waits until its last process has left. */
+static bool remove_group(int group)
+{
+	char path[128];
+
+	group_file(path, sizeof(path), group, "");
+	return ksm_wait_until(!rmdir(path) || errno == ENOENT);
+}
+
+FIXTURE(groups)
+{
+	struct ksm_test ksm;
+};
+
+FIXTURE_SETUP(groups)
+{
+	const char *missing = ksm_missing();
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	ASSERT_TRUE(ksm_begin(&self->ksm));
+	if (!add_group(FIRST) || !add_group(SECOND))
+		SKIP(return, "needs cgroup2 with the memory controller in " CGROUPS);
+}
+
+FIXTURE_TEARDOWN_PARENT(groups)
+{
+	group_set(FIRST, "memory.max", "max");
+	EXPECT_TRUE(ksm_end(&self->ksm));
+	EXPECT_TRUE(remove_group(FIRST));
+	EXPECT_TRUE(remove_group(SECOND));
+}
+
+/* A worker whose memory is charged to a group. */
+static bool start(struct ksm_test *test, unsigned int who, int group, uint64_t step)
+{
+	struct ksm_worker *worker = &test->workers[who];
+
+	return ksm_fork_worker(test, who, NULL, PAGES) &&
+	       !group_set_number(group, "cgroup.procs", worker->pid) &&
+	       !ksm_ask(worker, ksm_job_fill, SEED, step, 0) &&
+	       !ksm_ask(worker, ksm_job_advise, MADV_MERGEABLE, 0, 0);
+}
+
+static size_t merged(struct ksm_worker *worker)
+{
+	return ksm_count_merged(worker->pid, worker->map, PAGES);
+}
+
+static long wrong(struct ksm_worker *worker, uint64_t step)
+{
+	return ksm_ask(worker, ksm_job_first_wrong, SEED, step, 0);
+}
+
+static long unmerge(struct ksm_worker *worker)
+{
+	return ksm_ask(worker, ksm_job_advise, MADV_UNMERGEABLE, 0, 0);
+}
+
+TEST_F(groups, pay_once_for_a_merged_page_and_each_for_its_own_when_unmerged)
+{
+	struct ksm_worker *worker = self->ksm.workers;
+	long before;
+
+	ASSERT_TRUE(start(&self->ksm, FIRST, FIRST, 1));
+	ASSERT_TRUE(start(&self->ksm, SECOND, SECOND, 1));
+	EXPECT_TRUE(ksm_wait_until(about(anon(FIRST), PAGES) && about(anon(SECOND), PAGES)));
+	before = group_get(FIRST, "memory.current") + group_get(SECOND, "memory.current");
+	ASSERT_TRUE(ksm_merge_all());
+	ASSERT_EQ(PAGES, ksm_get("pages_sharing"));
+	EXPECT_TRUE(ksm_wait_until(about(anon(FIRST) + anon(SECOND), PAGES)));
+	EXPECT_LE(group_get(FIRST, "memory.current") + group_get(SECOND, "memory.current"),
+		  before - (PAGES - 2 * SLACK) * (long)psize());
+
+	/* Who paid for the merged pages does so as long as the other maps them. */
+	ASSERT_EQ(0, unmerge(&worker[FIRST]));
+	EXPECT_TRUE(ksm_wait_until(about(anon(FIRST) + anon(SECOND), 2 * PAGES)));
+	ASSERT_EQ(0, unmerge(&worker[SECOND]));
+	EXPECT_TRUE(ksm_wait_until(about(anon(FIRST), PAGES) && about(anon(SECOND), PAGES)));
+	EXPECT_EQ(-1, wrong(&worker[FIRST], 1));
+	EXPECT_EQ(-1, wrong(&worker[SECOND], 1));
+	ASSERT_TRUE(ksm_end_worker(&worker[FIRST]));
+	ASSERT_TRUE(ksm_end_worker(&worker[SECOND]));
+	EXPECT_TRUE(ksm_wait_until(about(anon(FIRST), 0) && about(anon(SECOND), 0)));
+}
+
+TEST_F(groups, pay_for_what_their_processes_write)
+{
+	struct ksm_worker *worker = self->ksm.workers;
+
+	ASSERT_TRUE(start(&self->ksm, FIRST, FIRST, 1));
+	ASSERT_TRUE(start(&self->ksm, SECOND, SECOND, 1));
+	ASSERT_TRUE(ksm_merge_all());
+	ASSERT_EQ(PAGES, ksm_get("pages_sharing"));
+	ASSERT_EQ(0, ksm_ask(&worker[FIRST], ksm_job_fill, OTHER, 1, 0));
+	ASSERT_EQ(0, ksm_ask(&worker[SECOND], ksm_job_fill, 2 * OTHER, 1, 0));
+	EXPECT_TRUE(ksm_wait_until(about(anon(FIRST), PAGES) && about(anon(SECOND), PAGES)));
+	EXPECT_EQ(-1, ksm_ask(&worker[FIRST], ksm_job_first_wrong, OTHER, 1, 0));
+	EXPECT_EQ(-1, ksm_ask(&worker[SECOND], ksm_job_first_wrong, 2 * OTHER, 1, 0));
+}
+
+/* One group ends, and the other goes on with pages that the first may have paid for. */
+static void end_group(struct __test_metadata *_metadata, struct ksm_test *test, int gone)
+{
+	int left = !gone;
+	struct ksm_worker *worker = test->workers;
+	long dying = groups_dying();
+
+	ASSERT_TRUE(start(test, FIRST, FIRST, 1));
+	ASSERT_TRUE(start(test, SECOND, SECOND, 1));
+	ASSERT_TRUE(ksm_merge_all());
+	ASSERT_EQ(PAGES, ksm_get("pages_sharing"));
+	ASSERT_TRUE(ksm_end_worker(&worker[gone]));
+	ASSERT_TRUE(remove_group(gone));
+	EXPECT_EQ(PAGES, merged(&worker[left]));
+	EXPECT_EQ(-1, wrong(&worker[left], 1));
+
+	/* A newcomer shares them, too. */
+	ASSERT_TRUE(start(test, THIRD, left, 1));
+	ASSERT_TRUE(ksm_wait_passes(KSM_MERGE_PASSES));
+	EXPECT_EQ(PAGES, ksm_get("pages_sharing"));
+	EXPECT_EQ(PAGES, ksm_get("pages_shared"));
+	EXPECT_EQ(PAGES, merged(&worker[THIRD]));
+	ASSERT_EQ(0, ksm_set("run", "2"));
+	EXPECT_EQ(0, merged(&worker[left]));
+	EXPECT_EQ(0, merged(&worker[THIRD]));
+	EXPECT_TRUE(ksm_wait_until(about(anon(left), 2 * PAGES)));
+	EXPECT_EQ(-1, wrong(&worker[left], 1));
+	EXPECT_EQ(-1, wrong(&worker[THIRD], 1));
+	/* Nothing that was merged keeps the removed group in being. */
+	EXPECT_TRUE(ksm_wait_until(groups_dying() <= dying));
+}
+
+TEST_F(groups, first_can_go_and_the_second_keeps_the_pages)
+{
+	end_group(_metadata, &self->ksm, FIRST);
+}
+
+TEST_F(groups, second_can_go_and_the_first_keeps_the_pages)
+{
+	end_group(_metadata, &self->ksm, SECOND);
+}
+
+static long job_fork(struct ksm_worker *worker, long who, long test, long unused)
+{
+	return ksm_fork_worker((struct ksm_test *)test, who, worker->map, worker->pages);
+}
+
+/* ksmd makes copies of what a family shares, and it has no right to push for room. */
+TEST_F(groups, without_room_lose_no_process_to_ksmd)
+{
+	struct ksm_worker *worker = self->ksm.workers;
+
+	ASSERT_TRUE(start(&self->ksm, FIRST, FIRST, 1));
+	ASSERT_EQ(1, ksm_ask(&worker[FIRST], job_fork, THIRD, (long)&self->ksm, 0));
+	EXPECT_TRUE(ksm_wait_until(about(anon(FIRST), PAGES)));
+	ASSERT_EQ(0, group_set_number(FIRST, "memory.max", group_get(FIRST, "memory.current")));
+	ASSERT_TRUE(start(&self->ksm, SECOND, SECOND, 1));
+	ASSERT_TRUE(ksm_merge_all());
+	ASSERT_TRUE(ksm_wait_passes(KSM_MERGE_PASSES));
+	EXPECT_EQ(0, group_event(FIRST, "oom"));
+	EXPECT_EQ(0, group_event(FIRST, "oom_kill"));
+	EXPECT_EQ(-1, wrong(&worker[FIRST], 1));
+	EXPECT_EQ(-1, wrong(&worker[SECOND], 1));
+	EXPECT_EQ(-1, wrong(&worker[THIRD], 1));
+	ASSERT_EQ(0, group_set(FIRST, "memory.max", "max"));
+	EXPECT_TRUE(ksm_wait_until(ksm_get("pages_sharing") == 2 * PAGES));
+	EXPECT_EQ(PAGES, ksm_get("pages_shared"));
+	EXPECT_EQ(-1, wrong(&worker[FIRST], 1));
+	EXPECT_EQ(-1, wrong(&worker[SECOND], 1));
+	EXPECT_EQ(-1, wrong(&worker[THIRD], 1));
+}
+
+/* The first group has room for the pages as they are merged, and for few more. */
+FIXTURE(full_group)
+{
+	struct ksm_test ksm;
+};
+
+FIXTURE_VARIANT(full_group)
+{
+	const char *oom_score_adj;	/* of the process in the full group */
+	bool can_be_killed;
+};
+
+FIXTURE_VARIANT_ADD(full_group, of_killable) { .oom_score_adj = "0", .can_be_killed = true };
+FIXTURE_VARIANT_ADD(full_group, of_protected) { .oom_score_adj = "-1000" };
+
+static bool set_oom_score_adj(struct ksm_worker *worker, const char *value)
+{
+	char path[64];
+	bool done;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/oom_score_adj", worker->pid);
+	fd = open(path, O_WRONLY);
+	if (fd < 0)
+		return false;
+	done = write(fd, value, strlen(value)) == (ssize_t)strlen(value);
+	close(fd);
+	return done;
+}
+
+/* All pages of both workers are equal, and merge. */
+static bool fill_group(struct ksm_test *test, const char *oom_score_adj)
+{
+	struct ksm_worker *worker = test->workers;
+
+	if (!start(test, FIRST, FIRST, 0) || !start(test, SECOND, SECOND, 0) ||
+	    !set_oom_score_adj(&worker[FIRST], oom_score_adj) || !ksm_merge_all())
+		return false;
+	if (!ksm_wait_until(anon(FIRST) < SLACK))
+		return false;
+	return merged(&worker[FIRST]) == PAGES && merged(&worker[SECOND]) == PAGES &&
+	       !group_set_number(FIRST, "memory.max",
+				 group_get(FIRST, "memory.current") + SLACK * psize());
+}
+
+FIXTURE_SETUP(full_group)
+{
+	const char *missing = ksm_missing();
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	ASSERT_TRUE(ksm_begin(&self->ksm));
+	if (!add_group(FIRST) || !add_group(SECOND))
+		SKIP(return, "needs cgroup2 with the memory controller in " CGROUPS);
+	ASSERT_TRUE(fill_group(&self->ksm, variant->oom_score_adj));
+	ASSERT_EQ(0, group_event(FIRST, "oom_kill"));
+}
+
+FIXTURE_TEARDOWN_PARENT(full_group)
+{
+	group_set(FIRST, "memory.max", "max");
+	EXPECT_TRUE(ksm_end(&self->ksm));
+	EXPECT_TRUE(remove_group(FIRST));
+	EXPECT_TRUE(remove_group(SECOND));
+}
+
+static bool is_dead(struct ksm_worker *worker)
+{
+	if (worker->pid && waitpid(worker->pid, NULL, WNOHANG) == worker->pid)
+		worker->pid = 0;
+	return !worker->pid;
+}
+
+static bool has_answered(struct ksm_worker *worker)
+{
+	int value;
+
+	return !sem_getvalue(&worker->answered, &value) && value > 0;
+}
+
+/* With room again all that is left can be unmerged, and holds what it held. */
+static void unmerge_the_rest(struct __test_metadata *_metadata, struct ksm_worker *worker)
+{
+	ASSERT_EQ(0, group_set(FIRST, "memory.max", "max"));
+	EXPECT_EQ(-1, wrong(&worker[SECOND], 0));
+	if (!is_dead(&worker[FIRST])) {
+		EXPECT_EQ(-1, wrong(&worker[FIRST], 0));
+		EXPECT_EQ(0, unmerge(&worker[FIRST]));
+		EXPECT_EQ(0, merged(&worker[FIRST]));
+		EXPECT_EQ(-1, wrong(&worker[FIRST], 0));
+	}
+	ASSERT_EQ(0, ksm_set("run", "2"));
+	EXPECT_EQ(0, merged(&worker[SECOND]));
+	EXPECT_EQ(0, ksm_get("pages_shared"));
+	EXPECT_EQ(-1, wrong(&worker[SECOND], 0));
+}
+
+TEST_F(full_group, makes_madvise_fail_or_loses_a_process_and_harms_nobody_else)
+{
+	struct ksm_worker *worker = self->ksm.workers;
+
+	ASSERT_EQ(0, ksm_send(&worker[FIRST], ksm_job_advise, MADV_UNMERGEABLE, 0, 0));
+	ASSERT_TRUE(ksm_wait_until(is_dead(&worker[FIRST]) || has_answered(&worker[FIRST])));
+	if (is_dead(&worker[FIRST])) {
+		EXPECT_TRUE(variant->can_be_killed);
+		EXPECT_LE(1, group_event(FIRST, "oom_kill"));
+	} else {
+		EXPECT_GT(0, ksm_receive(&worker[FIRST]));
+		EXPECT_LE(1, group_event(FIRST, "max"));
+	}
+	EXPECT_EQ(PAGES, merged(&worker[SECOND]));
+	EXPECT_EQ(0, group_event(SECOND, "oom_kill"));
+	unmerge_the_rest(_metadata, worker);
+}
+
+TEST_F(full_group, does_not_hold_up_run_2)
+{
+	struct ksm_worker *worker = self->ksm.workers;
+	uint64_t start = ksm_now_millisecs();
+	int result = ksm_set("run", "2");
+
+	EXPECT_LE(ksm_now_millisecs() - start, KSM_WAIT_SECONDS * 1000);
+	EXPECT_LE(result, 0);
+	if (!result) {
+		EXPECT_EQ(0, merged(&worker[SECOND]));
+		EXPECT_TRUE(ksm_wait_until(is_dead(&worker[FIRST])));
+		EXPECT_TRUE(variant->can_be_killed);
+	}
+	/* Who was killed may need a moment. */
+	if (group_event(FIRST, "oom_kill"))
+		EXPECT_TRUE(ksm_wait_until(is_dead(&worker[FIRST])));
+	EXPECT_EQ(0, group_event(SECOND, "oom_kill"));
+	unmerge_the_rest(_metadata, worker);
+}
+
+TEST_F(groups, without_room_lose_the_process_that_writes_and_no_other)
+{
+	struct ksm_worker *worker = self->ksm.workers;
+
+	ASSERT_TRUE(fill_group(&self->ksm, "0"));
+	ASSERT_EQ(0, ksm_send(&worker[FIRST], ksm_job_fill, OTHER, 1, 0));
+	ASSERT_TRUE(ksm_wait_until(is_dead(&worker[FIRST])));
+	EXPECT_LE(1, group_event(FIRST, "oom_kill"));
+	EXPECT_EQ(0, group_event(SECOND, "oom_kill"));
+	EXPECT_EQ(PAGES, merged(&worker[SECOND]));
+	unmerge_the_rest(_metadata, worker);
+}
+
+TEST_HARNESS_MAIN
