@@ -10,10 +10,14 @@
  * Partners in other mms are dealt with after this mm's locks are gone, so that
  * never two mms are locked at a time.
  */
+#include <linux/prefetch.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 
 #include "batch.h"
+
+/* Where to begin to read ahead; hardware goes on by itself. */
+#define KSM_PREFETCH_BYTES	256
 
 /**
  * ksm_batch_alloc - room for batches, to be used again and again
@@ -86,6 +90,15 @@ void ksm_forget_range(struct ksm_mm *kmm, unsigned long start, unsigned long las
 	ksm_track_trim(&kmm->track, start, last);
 }
 
+/* The page after the one that is hashed is on its way into the cache meanwhile. */
+static void prefetch_item(const struct ksm_batch *batch, unsigned int i)
+{
+	const struct ksm_item *item = &batch->items[i];
+
+	if (i < batch->nr_items && item->page && !PageHighMem(item->page))
+		prefetch_range(page_address(item->page), KSM_PREFETCH_BYTES);
+}
+
 static void hash_items(struct ksm_batch *batch)
 {
 	unsigned int i;
@@ -95,6 +108,7 @@ static void hash_items(struct ksm_batch *batch)
 
 		if (!item->page)
 			continue;
+		prefetch_item(batch, i + 1);
 		item->key = ksm_page_key(item->page);
 		put_page(item->page);
 		item->page = NULL;
@@ -121,95 +135,139 @@ static bool was_merged(struct ksm_mm *kmm, struct ksm_record rec, unsigned long 
 	return merged;
 }
 
-/* The page is no candidate, or not any more: one that is pinned would be in the way. */
-static void watch(struct ksm_mm *kmm, struct ksm_record rec, u64 key)
+/* The page is no candidate, or not any more: the next pass will tell. */
+static void watch(struct ksm_mm *kmm, struct ksm_record rec, const struct ksm_item *item)
 {
-	if (ksm_forget_record(kmm, rec, false))
-		ksm_track_set(&kmm->track, rec, KSM_HASHED, (union ksm_word){ .key = key });
+	if (was_merged(kmm, rec, item->addr) || !ksm_forget_record(kmm, rec, false))
+		return;
+	if (item->dirty_bit)
+		ksm_track_set(&kmm->track, rec, KSM_CLEANED, (union ksm_word){});
+	else
+		ksm_track_set(&kmm->track, rec, KSM_HASHED, (union ksm_word){ .key = item->key });
+	ksm_record_set_tag(rec, item->pfn);
 }
 
 /*
- * The hashing way to tell change: the checksum is the same as at the last
- * visit, a pass ago. If not, it is noted for the next. (The dirty-bit way ends
- * in the same two answers; its records are KSM_CLEANED meanwhile.)
+ * Whether the page stayed the same since the last visit, a pass ago. The dirty
+ * bit has told it where that can be; a key that is known must be the same all
+ * the same. Elsewhere it is the key that tells.
  */
-static bool unchanged_since_last_pass(struct ksm_mm *kmm, struct ksm_record rec, u64 key)
+static bool stayed_the_same(struct ksm_record rec, const struct ksm_item *item)
 {
 	union ksm_word word = ksm_record_word(rec);
 
 	switch (ksm_record_state(rec)) {
+	case KSM_CLEANED:
+		return item->dirty_bit;
 	case KSM_HASHED:
-		if (word.key == key)
-			return true;
-		break;
+		return !item->dirty_bit && word.key == item->key;
+	case KSM_SETTLED:
+		return word.key == item->key;
 	case KSM_CANDIDATE:
-		if (word.candidate->node.key == key)
-			return true;
-		break;
+		return word.candidate->node.key == item->key;
 	default:
-		break;
+		return false;
 	}
-	watch(kmm, rec, key);
-	return false;
 }
 
-static bool merge_with_stable(struct ksm_mm *kmm, struct vm_area_struct *vma,
-			      const struct ksm_item *item)
+/*
+ * How trying to merge a page ended:
+ * 0		it is merged
+ * -ENOENT	there is nobody to merge it with
+ * other	there may be, but not now: it tries again in the next pass
+ */
+static int merge_with_stable(struct ksm_mm *kmm, struct vm_area_struct *vma,
+			     const struct ksm_item *item)
 {
 	struct folio *found[KSM_KEY_TWINS];
 	unsigned int i, nr = ksm_stable_find(item->key, found);
-	bool merged = false;
+	int err = -ENOENT;
 
 	for (i = 0; i < nr; i++) {
-		if (!merged)
-			merged = !ksm_merge(kmm, vma, item->addr, found[i]);
+		if (err)
+			err = ksm_merge(kmm, vma, item->addr, found[i]);
+		/* Full by now, or on another node: as if it was not there. */
+		if (err == -ENOSPC)
+			err = -ENOENT;
 		folio_put(found[i]);
 	}
-	return merged;
+	return err;
 }
 
-static bool merge_with_zero(struct ksm_mm *kmm, struct vm_area_struct *vma,
-			    const struct ksm_item *item)
+static int merge_with_zero(struct ksm_mm *kmm, struct vm_area_struct *vma,
+			   const struct ksm_item *item)
 {
-	return READ_ONCE(ksm_use_zero_pages) &&
-	       ksm_key_is_zero(item->key, pfn_to_nid(item->pfn)) &&
-	       !ksm_merge_zero(kmm, vma, item->addr);
+	if (!READ_ONCE(ksm_use_zero_pages) || !ksm_key_is_zero(item->key, pfn_to_nid(item->pfn)))
+		return -ENOENT;
+	return ksm_merge_zero(kmm, vma, item->addr);
 }
 
-/* Without a partner the page waits for one; it may be waiting already. */
-static void file_as_candidate(struct ksm_mm *kmm, const struct ksm_item *item)
+/*
+ * Nobody has an equal page. One that is new is noted; if its key was seen
+ * before, its twin may have settled: the page waits, and the key is wanted.
+ */
+static void settle(struct ksm_batch *batch, const struct ksm_item *item)
 {
+	struct ksm_mm *kmm = batch->kmm;
+	struct ksm_record rec;
+	enum ksm_state state;
+
+	if (!ksm_track_find(&kmm->track, item->addr, &rec))
+		return;
+	state = ksm_record_state(rec);
+	if (state == KSM_CANDIDATE && ksm_candidate_waited(ksm_record_word(rec).candidate, batch->pass))
+		ksm_unstable_settle(kmm, rec);
+	if (state != KSM_HASHED && state != KSM_CLEANED) {
+		ksm_sight_renew(item->key);
+		return;
+	}
+	if (!ksm_sight_note(item->key)) {
+		ksm_track_set(&kmm->track, rec, KSM_SETTLED,
+			      (union ksm_word){ .key = item->key });
+		return;
+	}
+	if (!ksm_unstable_add(kmm, item->addr, rec, item->key))
+		ksm_sight_want(item->key);
+}
+
+static void file_merge_result(struct ksm_batch *batch, const struct ksm_item *item, int err)
+{
+	struct ksm_mm *kmm = batch->kmm;
 	struct ksm_record rec;
 
-	if (ksm_track_find(&kmm->track, item->addr, &rec) && ksm_record_state(rec) == KSM_HASHED)
-		ksm_unstable_add(kmm, item->addr, rec, item->key);
+	if (err == -ENOENT)
+		settle(batch, item);
+	else if (err && ksm_track_find(&kmm->track, item->addr, &rec))
+		watch(kmm, rec, item);
 }
 
-static void find_partner(struct ksm_batch *batch, struct vm_area_struct *vma,
-			 struct ksm_item *item)
+static int find_partner(struct ksm_batch *batch, struct vm_area_struct *vma,
+			struct ksm_item *item)
 {
 	struct ksm_mm *kmm = batch->kmm;
 	struct ksm_partner partner;
 	int err;
 
-	if (!ksm_unstable_find(item->key, kmm, item->addr, &partner)) {
-		file_as_candidate(kmm, item);
-		return;
-	}
+	if (!ksm_unstable_find(item->key, kmm, item->addr, &partner))
+		return -ENOENT;
 	if (partner.kmm != kmm) {
 		batch->pairs[batch->nr_pairs++] = (struct ksm_pair){
 			.item = item,
 			.partner = partner,
 			.err = -EAGAIN,
 		};
-		return;
+		return -EINPROGRESS;
 	}
 	err = ksm_promote(kmm, partner.addr, item->key, item->pfn);
 	ksm_mm_put(kmm);
-	if (!err)
-		merge_with_stable(kmm, vma, item);
-	else if (err == -ENOENT)
-		file_as_candidate(kmm, item);
+	return err ?: merge_with_stable(kmm, vma, item);
+}
+
+/* In a pass that is not its time to be refreshed a settled page only waits. */
+static bool nothing_new(struct ksm_record rec, const struct ksm_item *item)
+{
+	return ksm_record_state(rec) == KSM_SETTLED && !item->refresh &&
+	       !ksm_sight_wanted(item->key);
 }
 
 static void file_page(struct ksm_batch *batch, struct ksm_item *item)
@@ -217,21 +275,37 @@ static void file_page(struct ksm_batch *batch, struct ksm_item *item)
 	struct ksm_mm *kmm = batch->kmm;
 	struct vm_area_struct *vma;
 	struct ksm_record rec;
+	int err;
 
 	if (ksm_track_get(&kmm->track, item->addr, KSM_GFP, &rec))
 		return;
-	if (was_merged(kmm, rec, item->addr))
+	if (!stayed_the_same(rec, item) || item->sight == KSM_SIGHT_BUSY) {
+		watch(kmm, rec, item);
 		return;
-	if (!unchanged_since_last_pass(kmm, rec, item->key))
-		return;
-	if (item->sight == KSM_SIGHT_BUSY) {
-		watch(kmm, rec, item->key);
+	}
+	if (nothing_new(rec, item)) {
+		ksm_sight_renew(item->key);
 		return;
 	}
 	vma = ksm_vma_lookup(kmm->slot.mm, item->addr);
-	if (!vma || merge_with_zero(kmm, vma, item) || merge_with_stable(kmm, vma, item))
+	if (!vma)
 		return;
-	find_partner(batch, vma, item);
+	err = merge_with_zero(kmm, vma, item);
+	if (err == -ENOENT)
+		err = merge_with_stable(kmm, vma, item);
+	if (err == -ENOENT)
+		err = find_partner(batch, vma, item);
+	if (err != -EINPROGRESS)
+		file_merge_result(batch, item, err);
+}
+
+/* The page where a merged folio was; its dirty bit was cleared. */
+static void file_changed(struct ksm_mm *kmm, const struct ksm_item *item)
+{
+	struct ksm_record rec;
+
+	if (ksm_track_find(&kmm->track, item->addr, &rec))
+		watch(kmm, rec, item);
 }
 
 static void file_merged(struct ksm_mm *kmm, const struct ksm_item *item)
@@ -282,6 +356,9 @@ static void file_items(struct ksm_batch *batch)
 		case KSM_SIGHT_PAGE:
 		case KSM_SIGHT_BUSY:
 			file_page(batch, item);
+			break;
+		case KSM_SIGHT_CHANGED:
+			file_changed(batch->kmm, item);
 			break;
 		case KSM_SIGHT_MERGED:
 			file_merged(batch->kmm, item);
@@ -341,7 +418,7 @@ static void promote_partners(struct ksm_batch *batch)
 
 /*
  * ... then the pages of this mm. A page whose partner turned out to be none
- * waits in its place; one whose partner was busy tries again in the next pass.
+ * waits in its place.
  */
 static void finish_pairs(struct ksm_batch *batch)
 {
@@ -354,9 +431,15 @@ static void finish_pairs(struct ksm_batch *batch)
 		const struct ksm_pair *pair = &batch->pairs[i];
 		struct vm_area_struct *vma = ksm_vma_lookup(kmm->slot.mm, pair->item->addr);
 
+		int err;
+
+		if (!vma)
+			continue;
 		/* One that was promoted for an earlier pair is in the stable forest. */
-		if (vma && !merge_with_stable(kmm, vma, pair->item) && pair->err == -ENOENT)
-			file_as_candidate(kmm, pair->item);
+		err = merge_with_stable(kmm, vma, pair->item);
+		if (err == -ENOENT && pair->err)
+			err = pair->err;
+		file_merge_result(batch, pair->item, err);
 	}
 	unlock_mm(kmm);
 }
@@ -384,17 +467,18 @@ static void retire_if_idle(struct ksm_mm *kmm)
  * ksm_batch_run - look at some pages of a registered mm
  * @batch: room
  * @kmm: the mm, with a reference; goes on at kmm->next
- * @max: how many pages to consider at most
+ * @max_work: how much to do at most, in parts of hashing a page
  * @done: result: the pass is through with this mm
  *
  * Context: ksm_control held; sleeps for the mm's locks only.
- * Return: how many pages were considered.
+ * Return: the work done.
  */
-unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, unsigned int max,
+unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_work,
 			   bool *done)
 {
 	batch->kmm = kmm;
-	batch->max = min(max, KSM_BATCH_PAGES);
+	batch->max_work = min(max_work, KSM_BATCH_PAGES * KSM_COST_HASHED);
+	batch->work = 0;
 	batch->pass = atomic_long_read(&ksm_stat.passes);
 	batch->considered = 0;
 	batch->skipped = 0;
@@ -424,5 +508,5 @@ unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, unsigned
 	put_partners(batch);
 	atomic_long_add(batch->considered, &ksm_stat.scanned);
 	atomic_long_add(batch->skipped, &ksm_stat.skipped);
-	return batch->considered;
+	return batch->work;
 }

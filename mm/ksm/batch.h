@@ -11,12 +11,14 @@
  * enum ksm_sight - what the walk saw at an address
  * @KSM_SIGHT_PAGE: an ordinary anonymous page
  * @KSM_SIGHT_BUSY: the same, but held by others: watched, not merged now
+ * @KSM_SIGHT_CHANGED: the same where a merged folio was; its dirty bit is cleared
  * @KSM_SIGHT_MERGED: a merged folio that the record does not know of
  * @KSM_SIGHT_GONE: nothing that could merge, but the record knows something
  */
 enum ksm_sight {
 	KSM_SIGHT_PAGE,
 	KSM_SIGHT_BUSY,
+	KSM_SIGHT_CHANGED,
 	KSM_SIGHT_MERGED,
 	KSM_SIGHT_GONE,
 };
@@ -28,6 +30,8 @@ enum ksm_sight {
  * @pfn: of the page
  * @key: what it is filed under, once hashed
  * @sight: what was seen
+ * @dirty_bit: whether it tells change here
+ * @refresh: whether this pass looks at the page whatever is known of it
  */
 struct ksm_item {
 	unsigned long addr;
@@ -35,6 +39,8 @@ struct ksm_item {
 	unsigned long pfn;
 	u64 key;
 	enum ksm_sight sight;
+	bool dirty_bit;
+	bool refresh;
 };
 
 /**
@@ -52,14 +58,18 @@ struct ksm_pair {
 /**
  * struct ksm_batch - the work done under one hold of an mm's locks
  * @kmm: whose pages
- * @max: pages to consider at most
+ * @work: done so far, in parts of hashing a page
+ * @max_work: when to stop
  * @pass: its number
  * @considered: present pages seen
- * @skipped: of these, left alone
+ * @skipped: of these, passed over as unchanged
  * @tables: page tables walked
  * @forgotten: records forgotten where nothing is mapped
  * @next: where the walk goes on
  * @full: the walk stopped before the end of the mm
+ * @dirty_bit: whether it tells change where the walk is
+ * @flush_start: from here TLBs have to be flushed before the page table lock goes
+ * @flush_end: to here, or 0
  * @block: records around the walk's address while a page table is walked
  * @nr_items: entries in @items
  * @nr_pairs: entries in @pairs
@@ -68,7 +78,8 @@ struct ksm_pair {
  */
 struct ksm_batch {
 	struct ksm_mm *kmm;
-	unsigned int max;
+	unsigned int work;
+	unsigned int max_work;
 	unsigned int pass;
 	unsigned int considered;
 	unsigned int skipped;
@@ -76,12 +87,23 @@ struct ksm_batch {
 	unsigned int forgotten;
 	unsigned long next;
 	bool full;
+	bool dirty_bit;
+	unsigned long flush_start;
+	unsigned long flush_end;
 	struct ksm_block *block;
 	unsigned int nr_items;
 	unsigned int nr_pairs;
 	struct ksm_item items[KSM_BATCH_PAGES];
 	struct ksm_pair pairs[KSM_BATCH_PAGES];
 };
+
+/* ---- change: the dirty bit ---- */
+
+bool ksm_dirty_bit_tells(const struct vm_area_struct *vma);
+void ksm_hand_over_pte(struct vm_area_struct *vma, unsigned long addr, pte_t *ptep,
+		       struct folio *folio);
+void ksm_hand_over_pmd(struct vm_area_struct *vma, unsigned long addr, pmd_t *pmdp,
+		       struct folio *folio);
 
 void ksm_collect(struct ksm_batch *batch);
 

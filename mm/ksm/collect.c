@@ -2,18 +2,25 @@
 /*
  * Collecting: one walk of an mm's page tables finds the pages of a batch.
  *
- * No more than one page table lock is held at a time, and nothing is done
- * under it but to look, and to take references on pages that must be hashed.
+ * No more than one page table lock is held at a time. Under it pages that have
+ * not changed are passed over, those that have are noted, and references are
+ * taken on those that must be hashed.
  */
 #include <linux/leafops.h>
 #include <linux/pagewalk.h>
+#include <asm/tlbflush.h>
 
 #include "batch.h"
 #include "../swap.h"
 
 static bool batch_is_full(const struct ksm_batch *batch)
 {
-	return batch->considered >= batch->max || batch->nr_items >= KSM_BATCH_PAGES;
+	return batch->work >= batch->max_work || batch->nr_items >= KSM_BATCH_PAGES;
+}
+
+static bool refresh_due(const struct ksm_batch *batch, unsigned long addr)
+{
+	return !(((addr >> PAGE_SHIFT) + batch->pass) % KSM_REFRESH_PASSES);
 }
 
 static void add_item(struct ksm_batch *batch, unsigned long addr, struct page *page,
@@ -24,6 +31,8 @@ static void add_item(struct ksm_batch *batch, unsigned long addr, struct page *p
 		.page = page,
 		.pfn = page ? page_to_pfn(page) : 0,
 		.sight = sight,
+		.dirty_bit = batch->dirty_bit,
+		.refresh = refresh_due(batch, addr),
 	};
 }
 
@@ -108,47 +117,150 @@ static void see_absent(struct ksm_batch *batch, unsigned long addr, softleaf_t e
 	see_nothing(batch, addr);
 }
 
-static bool candidate_rests(const struct ksm_batch *batch, unsigned long addr)
+/* Whether there is nothing to do for a page that has not changed. */
+static bool may_rest(const struct ksm_batch *batch, unsigned long addr, struct ksm_record rec)
+{
+	union ksm_word word = ksm_record_word(rec);
+	enum ksm_state state = ksm_record_state(rec);
+	u64 key;
+
+	if (state == KSM_MERGED)
+		return true;
+	if (!batch->dirty_bit || refresh_due(batch, addr))
+		return false;
+	if (state == KSM_SETTLED) {
+		key = word.key;
+		if (ksm_sight_wanted(key))
+			return false;
+	} else if (state == KSM_CANDIDATE) {
+		key = word.candidate->node.key;
+		if (ksm_candidate_waited(word.candidate, batch->pass))
+			ksm_unstable_settle(batch->kmm, rec);
+	} else {
+		return false;
+	}
+	ksm_sight_renew(key);
+	return true;
+}
+
+/* A page is the same if its entry maps the same PFN and is clean. */
+static bool pass_over(struct ksm_batch *batch, unsigned long addr, unsigned long pfn)
+{
+	struct ksm_record rec = record_at(batch, addr);
+
+	if (!batch->block || !ksm_record_has_tag(rec, pfn) || !may_rest(batch, addr, rec))
+		return false;
+	batch->considered++;
+	batch->skipped++;
+	batch->work += KSM_COST_UNCHANGED;
+	return true;
+}
+
+/*
+ * The record notes that its page changes, and which it is. A site cannot be
+ * given up under a page table lock.
+ */
+static void note_change(struct ksm_batch *batch, unsigned long addr, struct page *page)
 {
 	struct ksm_record rec;
 
-	if (!batch->block || !READ_ONCE(ksm_smart_scan))
-		return false;
-	rec = record_at(batch, addr);
-	return ksm_record_state(rec) == KSM_CANDIDATE &&
-	       ksm_candidate_rests(ksm_record_word(rec).candidate, batch->pass);
+	batch->considered++;
+	batch->work += KSM_COST_CHANGED;
+	if (ksm_track_get(&batch->kmm->track, addr, KSM_GFP, &rec))
+		return;
+	batch->block = rec.block;
+	switch (ksm_record_state(rec)) {
+	case KSM_MERGED:
+		if (batch->nr_items < KSM_BATCH_PAGES) {
+			add_item(batch, addr, NULL, KSM_SIGHT_CHANGED);
+			batch->items[batch->nr_items - 1].pfn = page_to_pfn(page);
+		}
+		return;
+	case KSM_CANDIDATE:
+		ksm_unstable_del(ksm_record_word(rec).candidate);
+		break;
+	default:
+		break;
+	}
+	ksm_track_set(&batch->kmm->track, rec, KSM_CLEANED, (union ksm_word){});
+	ksm_record_set_tag(rec, page_to_pfn(page));
 }
 
-/* Called with the page table lock held, which keeps the mapped page in being. */
-static void see_page(struct ksm_batch *batch, unsigned long addr, struct page *page)
+/* Whether the entry was clean, and the page the same, since the last visit. */
+static bool known_unchanged(const struct ksm_batch *batch, unsigned long addr, struct page *page)
+{
+	struct ksm_record rec = record_at(batch, addr);
+
+	if (!batch->block || !ksm_record_has_tag(rec, page_to_pfn(page)))
+		return false;
+	switch (ksm_record_state(rec)) {
+	case KSM_CLEANED:
+	case KSM_SETTLED:
+	case KSM_CANDIDATE:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static void see_merged(struct ksm_batch *batch, unsigned long addr, struct folio *folio)
+{
+	struct ksm_record rec = record_at(batch, addr);
+
+	batch->considered++;
+	if (batch->block && ksm_record_state(rec) == KSM_MERGED &&
+	    ksm_stable_owns(ksm_record_word(rec).site->stable, folio)) {
+		batch->skipped++;
+		batch->work += KSM_COST_UNCHANGED;
+		/* It may have migrated. */
+		ksm_record_set_tag(rec, folio_pfn(folio));
+		return;
+	}
+	batch->work += KSM_COST_CHANGED;
+	add_item(batch, addr, NULL, KSM_SIGHT_MERGED);
+}
+
+/* A page that others hold is not merged now, and may be written to unseen. */
+static void see_unchanged(struct ksm_batch *batch, unsigned long addr, struct page *page)
+{
+	struct folio *folio = page_folio(page);
+	bool busy = folio_is_busy(folio);
+
+	if (busy && batch->dirty_bit) {
+		note_change(batch, addr, page);
+		return;
+	}
+	batch->considered++;
+	batch->work += KSM_COST_HASHED;
+	add_item(batch, addr, page, busy ? KSM_SIGHT_BUSY : KSM_SIGHT_PAGE);
+	folio_get(folio);
+}
+
+/*
+ * Called with the page table lock held, which keeps the mapped page in being.
+ * Returns whether its entry's dirty bit has to be handed over.
+ */
+static bool see_page(struct ksm_batch *batch, unsigned long addr, struct page *page, bool dirty)
 {
 	struct folio *folio = page_folio(page);
 
 	/* One that failed stays mapped, and its sites lead to those who map it. */
 	if (folio_test_ksm(folio) && PageHWPoison(page))
-		return;
+		return false;
 	if (!folio_test_anon(folio) || folio_is_zone_device(folio) || PageHWPoison(page)) {
 		see_nothing(batch, addr);
-		return;
+		return false;
 	}
-	batch->considered++;
 	if (folio_test_ksm(folio)) {
-		if (batch->block) {
-			struct ksm_record rec = record_at(batch, addr);
-
-			if (ksm_record_state(rec) == KSM_MERGED &&
-			    ksm_stable_owns(ksm_record_word(rec).site->stable, folio))
-				return;
-		}
-		add_item(batch, addr, NULL, KSM_SIGHT_MERGED);
-		return;
+		see_merged(batch, addr, folio);
+		return false;
 	}
-	if (candidate_rests(batch, addr)) {
-		batch->skipped++;
-		return;
+	if (!batch->dirty_bit || (!dirty && known_unchanged(batch, addr, page))) {
+		see_unchanged(batch, addr, page);
+		return false;
 	}
-	add_item(batch, addr, page, folio_is_busy(folio) ? KSM_SIGHT_BUSY : KSM_SIGHT_PAGE);
-	folio_get(folio);
+	note_change(batch, addr, page);
+	return dirty;
 }
 
 static void enter_block(struct ksm_batch *batch, unsigned long addr)
@@ -156,21 +268,31 @@ static void enter_block(struct ksm_batch *batch, unsigned long addr)
 	batch->block = ksm_track_block(&batch->kmm->track, addr);
 }
 
-static void see_pte(struct ksm_batch *batch, struct vm_area_struct *vma, unsigned long addr,
-		    pte_t pte)
+static void hand_over(struct ksm_batch *batch, struct vm_area_struct *vma, unsigned long addr,
+		      pte_t *ptep, struct page *page)
 {
+	ksm_hand_over_pte(vma, addr, ptep, page_folio(page));
+	if (!batch->flush_end)
+		batch->flush_start = addr;
+	batch->flush_end = addr + PAGE_SIZE;
+}
+
+static void see_pte(struct ksm_batch *batch, struct vm_area_struct *vma, unsigned long addr,
+		    pte_t *ptep)
+{
+	pte_t pte = ptep_get(ptep);
 	struct page *page;
 
 	if (pte_none(pte)) {
 		see_nothing(batch, addr);
 	} else if (!pte_present(pte)) {
 		see_absent(batch, addr, softleaf_from_pte(pte));
-	} else {
+	} else if (pte_dirty(pte) || !pass_over(batch, addr, pte_pfn(pte))) {
 		page = vm_normal_page(vma, addr, pte);
-		if (page)
-			see_page(batch, addr, page);
-		else
+		if (!page)
 			see_nothing(batch, addr);
+		else if (see_page(batch, addr, page, pte_dirty(pte)))
+			hand_over(batch, vma, addr, ptep, page);
 	}
 }
 
@@ -178,29 +300,50 @@ static void see_pte(struct ksm_batch *batch, struct vm_area_struct *vma, unsigne
 static unsigned long walk_ptes(struct ksm_batch *batch, struct vm_area_struct *vma, pte_t *ptep,
 			       unsigned long addr, unsigned long end)
 {
+	batch->flush_end = 0;
 	enter_block(batch, addr);
 	for (; addr < end && !batch_is_full(batch); addr += PAGE_SIZE, ptep++) {
 		if (IS_ALIGNED(addr, KSM_BLOCK_SIZE))
 			enter_block(batch, addr);
-		see_pte(batch, vma, addr, ptep_get(ptep));
+		see_pte(batch, vma, addr, ptep);
 	}
+	if (batch->flush_end)
+		flush_tlb_range(vma, batch->flush_start, batch->flush_end);
 	return addr;
 }
 
-static unsigned long walk_huge(struct ksm_batch *batch, struct vm_area_struct *vma, pmd_t pmd,
+/* One bit for all pages of a huge page: if it is cleared, all have changed. */
+static void see_huge_change(struct ksm_batch *batch, struct vm_area_struct *vma, pmd_t *pmdp,
+			    unsigned long addr, struct page *page)
+{
+	unsigned int i;
+
+	for (i = 0; i < HPAGE_PMD_NR; i++)
+		note_change(batch, addr + i * PAGE_SIZE, page + i);
+	ksm_hand_over_pmd(vma, addr, pmdp, page_folio(page));
+}
+
+static unsigned long walk_huge(struct ksm_batch *batch, struct vm_area_struct *vma, pmd_t *pmdp,
 			       unsigned long addr, unsigned long end)
 {
-	struct page *page = pmd_present(pmd) ? vm_normal_page_pmd(vma, addr, pmd) : NULL;
+	unsigned long start = addr & PMD_MASK;
+	pmd_t pmd = pmdp_get(pmdp);
+	struct page *page = pmd_present(pmd) ? vm_normal_page_pmd(vma, start, pmd) : NULL;
 
 	/* Migrating, or the huge zero page: as it was until the next pass. */
 	if (!page)
 		return end;
-	page += (addr & ~PMD_MASK) >> PAGE_SHIFT;
+	if (batch->dirty_bit && pmd_dirty(pmd) && PageAnon(page)) {
+		see_huge_change(batch, vma, pmdp, start, page);
+		return end;
+	}
+	page += (addr - start) >> PAGE_SHIFT;
 	enter_block(batch, addr);
 	for (; addr < end && !batch_is_full(batch); addr += PAGE_SIZE, page++) {
 		if (IS_ALIGNED(addr, KSM_BLOCK_SIZE))
 			enter_block(batch, addr);
-		see_page(batch, addr, page);
+		if (!pass_over(batch, addr, page_to_pfn(page)))
+			see_page(batch, addr, page, false);
 	}
 	return addr;
 }
@@ -213,7 +356,7 @@ static int walk_pmd(pmd_t *pmd, unsigned long addr, unsigned long end, struct mm
 
 	ptl = pmd_trans_huge_lock(pmd, walk->vma);
 	if (ptl) {
-		batch->next = walk_huge(batch, walk->vma, *pmd, addr, end);
+		batch->next = walk_huge(batch, walk->vma, pmd, addr, end);
 		spin_unlock(ptl);
 	} else {
 		ptep = pte_offset_map_lock(walk->mm, pmd, addr, &ptl);
@@ -260,6 +403,7 @@ void ksm_collect(struct ksm_batch *batch)
 			batch->full = true;
 			return;
 		}
+		batch->dirty_bit = ksm_dirty_bit_tells(vma);
 		batch->full = walk_page_range_vma(vma, start, vma->vm_end, &collect_ops, batch);
 		if (batch->full)
 			return;

@@ -10,6 +10,11 @@
  *   key             keyed 64-bit checksum of a page's contents; the page's NUMA
  *                   node is part of it unless pages merge across nodes
  *   forest          many red-black trees ordered by key (struct ksm_forest)
+ *   settled         a page that stayed the same for a pass, with a key that
+ *                   nobody else is known to have
+ *   sighting        a few bits that tell that a key was seen (struct ksm_sightings)
+ *   wanted          a key of which there is a candidate that a settled page may
+ *                   be equal to
  *   candidate       a page that stayed the same for a pass and waits for a
  *                   partner (struct ksm_candidate, in the unstable forest)
  *   merged folio    a write-protected folio that several sites may map
@@ -27,8 +32,8 @@
  *
  * Rooms, each a file: registry (who takes part), scan (ksmd, passes), advisor
  * (how fast), collect (find the pages of a batch), batch (hash and file them),
- * track (page records), checksum, forest, unstable (candidates), stable (merged
- * folios), site (who maps them), pte (changes of page tables), merge, zero,
+ * track (page records), checksum, forest, sight (keys that were seen), unstable
+ * (candidates), stable (merged folios), site (who maps them), pte (changes of page tables), merge, zero,
  * unmerge, rmap (what the rest of mm calls), sysfs, stat.
  *
  * Lock order, outermost first:
@@ -136,11 +141,14 @@ void ksm_checksum_init(void);
 /**
  * enum ksm_state - what is known of a page; says which member of the word lives
  * @KSM_UNSEEN: nothing; the record is free
- * @KSM_HASHED: word.key is its key at the last visit (change is told by
- *	hashing in each pass); it is new or changes too fast
- * @KSM_CLEANED: word.tag is the tag of its PFN when the dirty bit of its PTE
- *	was last handed over and cleared (change is told by the dirty bit)
- * @KSM_CANDIDATE: word.candidate is its node in the unstable forest
+ * @KSM_HASHED: it is new or changes too fast, told by hashing in each pass;
+ *	word.key is its key at the last visit
+ * @KSM_CLEANED: likewise, told by the dirty bit of its PTE, which was handed
+ *	over to the folio and cleared at the last visit
+ * @KSM_SETTLED: it stayed the same for a pass and nobody has an equal one that
+ *	is known of; word.key is its key
+ * @KSM_CANDIDATE: it stayed the same and somebody may have an equal one;
+ *	word.candidate is its node in the unstable forest
  * @KSM_MERGED: word.site is its place on a stable node
  * @KSM_NR_STATES: how many there are
  */
@@ -148,6 +156,7 @@ enum ksm_state {
 	KSM_UNSEEN,
 	KSM_HASHED,
 	KSM_CLEANED,
+	KSM_SETTLED,
 	KSM_CANDIDATE,
 	KSM_MERGED,
 	KSM_NR_STATES,
@@ -159,13 +168,11 @@ struct ksm_site;
 /**
  * union ksm_word - second half of a page record; see enum ksm_state
  * @key: key
- * @tag: PFN tag
  * @candidate: owned by the record
  * @site: owned by the record
  */
 union ksm_word {
 	u64 key;
-	u64 tag;
 	struct ksm_candidate *candidate;
 	struct ksm_site *site;
 };
@@ -177,16 +184,27 @@ union ksm_word {
 /**
  * struct ksm_block - the page records of an aligned stretch of address space
  * @word: second halves
+ * @head: first halves: enum ksm_state, and a tag of the PFN that was seen last
  * @used: how many are not KSM_UNSEEN
- * @state: first halves, enum ksm_state
  *
- * Two arrays, so that a record costs nine bytes and no spare pointer bits.
+ * Two arrays, so that a record costs twelve bytes, and what tells that a page
+ * has not changed lies together.
  */
 struct ksm_block {
 	union ksm_word word[KSM_BLOCK_PAGES];
+	u32 head[KSM_BLOCK_PAGES];
 	u8 used;
-	u8 state[KSM_BLOCK_PAGES];
 };
+
+#define KSM_STATE_BITS		3
+#define KSM_STATE_MASK		((1U << KSM_STATE_BITS) - 1)
+static_assert(KSM_NR_STATES <= 1 << KSM_STATE_BITS);
+
+/* Low bits of a PFN: different PFNs with one tag are 2 TiB apart at 4 KiB a page. */
+static inline u32 ksm_pfn_tag(unsigned long pfn)
+{
+	return (u32)pfn << KSM_STATE_BITS;
+}
 
 /**
  * struct ksm_track - all page records of one address space
@@ -216,12 +234,23 @@ struct ksm_record {
 
 static inline enum ksm_state ksm_record_state(struct ksm_record rec)
 {
-	return rec.block->state[rec.slot];
+	return rec.block->head[rec.slot] & KSM_STATE_MASK;
 }
 
 static inline union ksm_word ksm_record_word(struct ksm_record rec)
 {
 	return rec.block->word[rec.slot];
+}
+
+static inline bool ksm_record_has_tag(struct ksm_record rec, unsigned long pfn)
+{
+	return (rec.block->head[rec.slot] & ~KSM_STATE_MASK) == ksm_pfn_tag(pfn);
+}
+
+/* A record keeps its tag until it becomes KSM_UNSEEN. */
+static inline void ksm_record_set_tag(struct ksm_record rec, unsigned long pfn)
+{
+	rec.block->head[rec.slot] = ksm_pfn_tag(pfn) | ksm_record_state(rec);
 }
 
 int ksm_track_cache_create(void);
@@ -305,12 +334,31 @@ struct ksm_partner {
 	unsigned long addr;
 };
 
+/* A candidate without a partner settles after so many passes. */
+#define KSM_CANDIDATE_PASSES	2
+
+static inline bool ksm_candidate_waited(const struct ksm_candidate *candidate, unsigned int pass)
+{
+	return pass - candidate->filed >= KSM_CANDIDATE_PASSES;
+}
+
 int ksm_unstable_init(void);
 bool ksm_unstable_find(u64 key, const struct ksm_mm *kmm, unsigned long addr,
 		       struct ksm_partner *partner);
 int ksm_unstable_add(struct ksm_mm *kmm, unsigned long addr, struct ksm_record rec, u64 key);
 void ksm_unstable_del(struct ksm_candidate *candidate);
-bool ksm_candidate_rests(const struct ksm_candidate *candidate, unsigned int pass);
+void ksm_unstable_settle(struct ksm_mm *kmm, struct ksm_record rec);
+
+/* ---- sight: keys that were seen ---- */
+
+void ksm_sight_begin_pass(unsigned long records);
+void ksm_sight_end_pass(void);
+void ksm_sight_reset(void);
+bool ksm_sight_in_use(void);
+bool ksm_sight_note(u64 key);
+void ksm_sight_renew(u64 key);
+void ksm_sight_want(u64 key);
+bool ksm_sight_wanted(u64 key);
 
 /* ---- stable: merged folios ---- */
 
@@ -396,8 +444,19 @@ bool ksm_site_reaches(const struct ksm_site *site, const struct vm_area_struct *
 bool ksm_forget_record(struct ksm_mm *kmm, struct ksm_record rec, bool wait);
 void ksm_forget_range(struct ksm_mm *kmm, unsigned long start, unsigned long last);
 
-/* Pages looked at under one hold of the locks: bounds what others wait for. */
+/* Pages hashed under one hold of the locks: bounds what others wait for. */
 #define KSM_BATCH_PAGES		128
+/*
+ * What it costs to look at a page, in parts of what hashing one costs, which is
+ * what pages_to_scan and batches count in.
+ */
+#define KSM_COST_HASHED		64
+#define KSM_COST_CHANGED	8
+#define KSM_COST_UNCHANGED	1
+/* An mm without pages is work, too. */
+#define KSM_COST_MM		16
+/* A page is hashed again in every so many passes, whatever its dirty bit says. */
+#define KSM_REFRESH_PASSES	256
 /* Page tables walked under one hold of the locks, pages in them or not. */
 #define KSM_BATCH_TABLES	512
 /* Records forgotten under one hold of the locks where nothing is mapped. */
@@ -409,7 +468,7 @@ struct ksm_batch;
 
 struct ksm_batch *ksm_batch_alloc(void);
 void ksm_batch_free(struct ksm_batch *batch);
-unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, unsigned int max,
+unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_work,
 			   bool *done);
 
 /* Bits of ksm_run; what sysfs reads and writes. */
@@ -493,7 +552,7 @@ int ksm_unmerge_all(void);
  * @chains: keys that several stable nodes have
  * @dups: those nodes
  * @scanned: pages considered since boot
- * @skipped: of these, candidates left alone because they were unique for long
+ * @skipped: of these, passed over as unchanged
  * @passes: complete passes since boot
  * @bytes: metadata allocated, in bytes
  */
@@ -512,6 +571,7 @@ extern struct ksm_stat ksm_stat;
 
 long ksm_stat_records(void);
 long ksm_stat_sharing(void);
+long ksm_stat_unshared(void);
 long ksm_stat_volatile(void);
 long ksm_stat_profit(void);
 void *ksm_cache_alloc(struct kmem_cache *cache, gfp_t gfp);

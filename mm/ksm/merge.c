@@ -15,7 +15,8 @@
 #include "ksm.h"
 
 /* The record gives up what it has and owns the site from now on. */
-static int record_site(struct ksm_mm *kmm, unsigned long addr, struct ksm_site *site)
+static int record_site(struct ksm_mm *kmm, unsigned long addr, struct ksm_site *site,
+		       const struct folio *folio)
 {
 	struct ksm_record rec;
 	int err = ksm_track_get(&kmm->track, addr, KSM_GFP, &rec);
@@ -25,6 +26,7 @@ static int record_site(struct ksm_mm *kmm, unsigned long addr, struct ksm_site *
 	if (!ksm_forget_record(kmm, rec, false))
 		return -EAGAIN;
 	ksm_track_set(&kmm->track, rec, KSM_MERGED, (union ksm_word){ .site = site });
+	ksm_record_set_tag(rec, folio_pfn(folio));
 	return 0;
 }
 
@@ -84,7 +86,7 @@ static int merge_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned
 	if (!site)
 		goto unlock;
 	ksm_site_attach(stable, site);
-	err = record_site(kmm, addr, site);
+	err = record_site(kmm, addr, site, kfolio);
 	if (err) {
 		ksm_site_drop(site, kfolio);
 		goto unlock;
@@ -133,14 +135,14 @@ int ksm_merge(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr
 }
 
 static int inherit_site(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr,
-			struct ksm_stable *stable)
+			struct ksm_stable *stable, const struct folio *kfolio)
 {
 	struct ksm_site *site = ksm_site_inherit(stable, vma, addr);
 	int err;
 
 	if (!site)
 		return -ENOENT;
-	err = record_site(kmm, addr, site);
+	err = record_site(kmm, addr, site, kfolio);
 	if (err)
 		ksm_site_bequeath(site);
 	return err;
@@ -159,7 +161,7 @@ static int add_site(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned lon
 	if (!site)
 		return -ENOMEM;
 	ksm_site_attach(stable, site);
-	err = record_site(kmm, addr, site);
+	err = record_site(kmm, addr, site, kfolio);
 	if (err)
 		ksm_site_drop(site, kfolio);
 	return err;
@@ -186,7 +188,7 @@ int ksm_adopt(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr
 		return -EAGAIN;
 	stable = folio_test_ksm(kfolio) ? ksm_folio_stable(kfolio) : NULL;
 	if (stable) {
-		err = inherit_site(kmm, vma, addr, stable);
+		err = inherit_site(kmm, vma, addr, stable, kfolio);
 		if (err == -ENOENT)
 			err = add_site(kmm, vma, addr, stable, kfolio);
 	}
@@ -207,7 +209,7 @@ static int plant_node(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned l
 	site = site_at(vma, addr);
 	if (!site)
 		goto free;
-	err = record_site(kmm, addr, site);
+	err = record_site(kmm, addr, site, folio);
 	if (err)
 		goto free_site;
 	/* Only swap may have the contents else, and the PTEs will be clean. */

@@ -254,7 +254,9 @@ void __ksm_exit(struct mm_struct *mm)
 	}
 	ksm_mm_put(kmm);
 	trace_ksm_exit(mm);
-	if (ksm_site_nr_heirs())
+	if (ksm_registry_empty())
+		ksm_scan_kick();
+	else if (ksm_site_nr_heirs())
 		ksm_scan_wake();
 }
 

@@ -80,6 +80,7 @@ void ksm_scan_reset(void)
 {
 	lockdep_assert_held(&ksm_control);
 	scan.in_pass = false;
+	ksm_sight_reset();
 }
 
 static bool scan_should_run(void)
@@ -95,6 +96,7 @@ static void begin_pass(void)
 	ksm_registry_rewind(false);
 	scan.in_pass = true;
 	ksm_advisor_begin_pass();
+	ksm_sight_begin_pass(ksm_stat_records());
 	trace_ksm_start_scan(atomic_long_read(&ksm_stat.passes), ksm_stat_records());
 }
 
@@ -102,6 +104,7 @@ static void end_pass(void)
 {
 	scan.in_pass = false;
 	ksm_advisor_end_pass();
+	ksm_sight_end_pass();
 	trace_ksm_stop_scan(atomic_long_read(&ksm_stat.passes), ksm_stat_records());
 	atomic_long_inc(&ksm_stat.passes);
 	ksm_site_prune_heirs(KSM_PRUNE_NODES, false);
@@ -111,10 +114,10 @@ static void end_pass(void)
  * One batch. Returns false when this turn is over: told to stop, nobody there,
  * or the pass has ended.
  */
-static bool scan_one(unsigned int *budget)
+static bool scan_one(u64 *budget)
 {
 	struct ksm_mm *kmm;
-	unsigned int nr;
+	u64 work;
 	bool done;
 
 	guard(mutex)(&ksm_control);
@@ -127,24 +130,40 @@ static bool scan_one(unsigned int *budget)
 		end_pass();
 		return false;
 	}
-	nr = ksm_batch_run(scan.batch, kmm, *budget, &done);
+	work = ksm_batch_run(scan.batch, kmm, *budget, &done);
 	if (done)
 		ksm_registry_advance(kmm);
 	ksm_mm_put(kmm);
-	/* An mm without pages is work, too. */
-	*budget -= clamp(nr, 1, *budget);
+	*budget -= min(max(work, KSM_COST_MM), *budget);
 	return *budget;
 }
 
 static void scan_turn(unsigned int pages)
 {
-	while (pages && scan_one(&pages) && !freezing(current))
+	u64 budget = (u64)pages * KSM_COST_HASHED;
+
+	while (budget && scan_one(&budget) && !freezing(current))
 		cond_resched();
 }
 
 static bool scan_should_wake(void)
 {
 	return scan_should_run() || kthread_should_stop();
+}
+
+/* Nobody takes part any more: what was seen of them is of no use. */
+static bool scan_drop_sightings(void)
+{
+	guard(mutex)(&ksm_control);
+	if (!ksm_registry_empty() || !ksm_sight_in_use())
+		return false;
+	ksm_sight_reset();
+	return true;
+}
+
+static bool scan_has_leftovers(void)
+{
+	return ksm_site_nr_heirs() || (ksm_registry_empty() && ksm_sight_in_use());
 }
 
 /*
@@ -159,7 +178,9 @@ static void scan_idle(void)
 	scoped_guard(mutex, &ksm_control)
 		ksm_advisor_forget_pass();
 	while (!scan_should_wake()) {
-		wait_event_freezable(scan.wait, scan_should_wake() || ksm_site_nr_heirs());
+		wait_event_freezable(scan.wait, scan_should_wake() || scan_has_leftovers());
+		if (scan_drop_sightings())
+			continue;
 		if (wait_event_freezable_timeout(scan.wait, scan_should_wake(), delay))
 			break;
 		guard(mutex)(&ksm_control);

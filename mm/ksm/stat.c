@@ -68,6 +68,15 @@ long ksm_stat_sharing(void)
 }
 
 /**
+ * ksm_stat_unshared - pages that stayed the same and have no equal one so far
+ */
+long ksm_stat_unshared(void)
+{
+	return atomic_long_read(&ksm_stat.records[KSM_SETTLED]) +
+	       atomic_long_read(&ksm_stat.records[KSM_CANDIDATE]);
+}
+
+/**
  * ksm_stat_volatile - pages that are new or change too fast to be candidates
  */
 long ksm_stat_volatile(void)

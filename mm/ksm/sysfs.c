@@ -210,7 +210,7 @@ KSM_NUMBER_KNOB(advisor_target_scan_time, ksm_advisor_target_secs, 1)
 
 KSM_COUNTER(pages_shared, atomic_long_read(&ksm_stat.shared))
 KSM_COUNTER(pages_sharing, ksm_stat_sharing())
-KSM_COUNTER(pages_unshared, atomic_long_read(&ksm_stat.records[KSM_CANDIDATE]))
+KSM_COUNTER(pages_unshared, ksm_stat_unshared())
 KSM_COUNTER(pages_volatile, ksm_stat_volatile())
 KSM_COUNTER(pages_scanned, atomic_long_read(&ksm_stat.scanned))
 KSM_COUNTER(pages_skipped, atomic_long_read(&ksm_stat.skipped))

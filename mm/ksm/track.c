@@ -3,7 +3,7 @@
  * Page records: what is known of each page of a registered mm.
  *
  * Records lie in blocks of KSM_BLOCK_PAGES, one block per aligned stretch of
- * address space, found by address. A page that is only watched costs nine
+ * address space, found by address. A page that is only watched costs twelve
  * bytes and its share of the block's index entry; stretches without pages
  * cost nothing. This room knows neither page tables nor forests: what a word
  * points to belongs to others, who must take it back before the record goes.
@@ -148,7 +148,10 @@ void ksm_track_set(struct ksm_track *track, struct ksm_record rec, enum ksm_stat
 	if (old == state)
 		return;
 
-	rec.block->state[rec.slot] = state;
+	if (state == KSM_UNSEEN)
+		rec.block->head[rec.slot] = 0;
+	else
+		rec.block->head[rec.slot] = (rec.block->head[rec.slot] & ~KSM_STATE_MASK) | state;
 	if (old != KSM_UNSEEN) {
 		rec.block->used--;
 		track->nr[old]--;
@@ -188,7 +191,7 @@ bool ksm_track_next(struct ksm_track *track, unsigned long *addr, unsigned long 
 
 			if (at > last)
 				return false;
-			if (block->state[slot] == KSM_UNSEEN)
+			if ((block->head[slot] & KSM_STATE_MASK) == KSM_UNSEEN)
 				continue;
 			*addr = at;
 			rec->block = block;

@@ -130,20 +130,17 @@ void ksm_unstable_del(struct ksm_candidate *candidate)
 }
 
 /**
- * ksm_candidate_rests - whether a candidate is left alone in a pass
- * @candidate: which
- * @pass: number of the pass
+ * ksm_unstable_settle - a candidate found no partner: its page is a settled one
+ * @kmm: whose page
+ * @rec: its record, KSM_CANDIDATE
  *
- * One that found no partner for long is looked at less and less often, in
- * every eighth pass in the end. It can be found by others all the same, and is
- * checked then.
- *
- * Context: the candidate's mm locked.
+ * Context: @kmm locked; does not sleep.
  */
-bool ksm_candidate_rests(const struct ksm_candidate *candidate, unsigned int pass)
+void ksm_unstable_settle(struct ksm_mm *kmm, struct ksm_record rec)
 {
-	unsigned int age = pass - candidate->filed;
-	unsigned int stride = age < 2 ? 1 : min(rounddown_pow_of_two(age), 8UL);
+	struct ksm_candidate *candidate = ksm_record_word(rec).candidate;
+	u64 key = candidate->node.key;
 
-	return (pass + (candidate->addr >> PAGE_SHIFT)) % stride;
+	ksm_unstable_del(candidate);
+	ksm_track_set(&kmm->track, rec, KSM_SETTLED, (union ksm_word){ .key = key });
 }

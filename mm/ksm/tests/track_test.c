@@ -208,14 +208,14 @@ static void record_keeps_its_word(struct kunit *test)
 	union ksm_word word = { .key = 0x123456789abcdef0 };
 
 	ksm_track_set(&tt->track, a, KSM_HASHED, word);
-	ksm_track_set(&tt->track, b, KSM_CLEANED, (union ksm_word){ .tag = U64_MAX });
+	ksm_track_set(&tt->track, b, KSM_SETTLED, (union ksm_word){ .key = U64_MAX });
 	KUNIT_EXPECT_EQ(test, ksm_record_word(a).key, word.key);
-	KUNIT_EXPECT_EQ(test, ksm_record_word(b).tag, U64_MAX);
+	KUNIT_EXPECT_EQ(test, ksm_record_word(b).key, U64_MAX);
 	/* The same state with another word. */
 	word.key = 1;
 	ksm_track_set(&tt->track, a, KSM_HASHED, word);
 	KUNIT_EXPECT_EQ(test, ksm_record_word(a).key, 1);
-	KUNIT_EXPECT_EQ(test, ksm_record_word(b).tag, U64_MAX);
+	KUNIT_EXPECT_EQ(test, ksm_record_word(b).key, U64_MAX);
 	word.site = (struct ksm_site *)tt;
 	ksm_track_set(&tt->track, a, KSM_MERGED, word);
 	KUNIT_EXPECT_PTR_EQ(test, ksm_record_word(a).site, (struct ksm_site *)tt);
