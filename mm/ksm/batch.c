@@ -217,13 +217,14 @@ static void settle(struct ksm_batch *batch, const struct ksm_item *item)
 	state = ksm_record_state(rec);
 	if (state == KSM_CANDIDATE && ksm_candidate_waited(ksm_record_word(rec).candidate, batch->pass))
 		ksm_unstable_settle(kmm, rec);
-	if (state != KSM_HASHED && state != KSM_CLEANED) {
+	if (state == KSM_SETTLED || state == KSM_CANDIDATE || state == KSM_MERGED) {
 		ksm_sight_renew(item->key);
 		return;
 	}
 	if (!ksm_sight_note(item->key)) {
 		ksm_track_set(&kmm->track, rec, KSM_SETTLED,
 			      (union ksm_word){ .key = item->key });
+		ksm_record_set_tag(rec, item->pfn);
 		return;
 	}
 	if (!ksm_unstable_add(kmm, item->addr, rec, item->key))
@@ -241,8 +242,9 @@ static void file_merge_result(struct ksm_batch *batch, const struct ksm_item *it
 		watch(kmm, rec, item);
 }
 
+/* @defer: leave a partner in another mm for later; else it is none. */
 static int find_partner(struct ksm_batch *batch, struct vm_area_struct *vma,
-			struct ksm_item *item)
+			struct ksm_item *item, bool defer)
 {
 	struct ksm_mm *kmm = batch->kmm;
 	struct ksm_partner partner;
@@ -250,6 +252,10 @@ static int find_partner(struct ksm_batch *batch, struct vm_area_struct *vma,
 
 	if (!ksm_unstable_find(item->key, kmm, item->addr, &partner))
 		return -ENOENT;
+	if (partner.kmm != kmm && !defer) {
+		ksm_mm_put(partner.kmm);
+		return -ENOENT;
+	}
 	if (partner.kmm != kmm) {
 		batch->pairs[batch->nr_pairs++] = (struct ksm_pair){
 			.item = item,
@@ -294,7 +300,7 @@ static void file_page(struct ksm_batch *batch, struct ksm_item *item)
 	if (err == -ENOENT)
 		err = merge_with_stable(kmm, vma, item);
 	if (err == -ENOENT)
-		err = find_partner(batch, vma, item);
+		err = find_partner(batch, vma, item, true);
 	if (err != -EINPROGRESS)
 		file_merge_result(batch, item, err);
 }
@@ -417,8 +423,8 @@ static void promote_partners(struct ksm_batch *batch)
 }
 
 /*
- * ... then the pages of this mm. A page whose partner turned out to be none
- * waits in its place.
+ * ... then the pages of this mm. A page whose partner turned out to be none, or
+ * to be full by now, waits in its place, or merges with another that does.
  */
 static void finish_pairs(struct ksm_batch *batch)
 {
@@ -439,6 +445,8 @@ static void finish_pairs(struct ksm_batch *batch)
 		err = merge_with_stable(kmm, vma, pair->item);
 		if (err == -ENOENT && pair->err)
 			err = pair->err;
+		if (err == -ENOENT)
+			err = find_partner(batch, vma, pair->item, false);
 		file_merge_result(batch, pair->item, err);
 	}
 	unlock_mm(kmm);
@@ -506,6 +514,7 @@ unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_
 	if (batch->nr_pairs)
 		finish_pairs(batch);
 	put_partners(batch);
+	ksm_free_replaced();
 	atomic_long_add(batch->considered, &ksm_stat.scanned);
 	atomic_long_add(batch->skipped, &ksm_stat.skipped);
 	return batch->work;

@@ -118,27 +118,30 @@ static void see_absent(struct ksm_batch *batch, unsigned long addr, softleaf_t e
 }
 
 /* Whether there is nothing to do for a page that has not changed. */
-static bool may_rest(const struct ksm_batch *batch, unsigned long addr, struct ksm_record rec)
+static bool may_rest(const struct ksm_batch *batch, unsigned long addr, struct ksm_record rec,
+		     unsigned long pfn)
 {
 	union ksm_word word = ksm_record_word(rec);
 	enum ksm_state state = ksm_record_state(rec);
 	u64 key;
 
+	if (refresh_due(batch, addr))
+		return false;
+	/* A page that came back from swap may have been given the PFN again. */
 	if (state == KSM_MERGED)
-		return true;
-	if (!batch->dirty_bit || refresh_due(batch, addr))
+		return folio_test_ksm(pfn_folio(pfn));
+	if (!batch->dirty_bit)
 		return false;
-	if (state == KSM_SETTLED) {
+	if (state == KSM_SETTLED)
 		key = word.key;
-		if (ksm_sight_wanted(key))
-			return false;
-	} else if (state == KSM_CANDIDATE) {
+	else if (state == KSM_CANDIDATE)
 		key = word.candidate->node.key;
-		if (ksm_candidate_waited(word.candidate, batch->pass))
-			ksm_unstable_settle(batch->kmm, rec);
-	} else {
+	else
 		return false;
-	}
+	if (ksm_sight_wanted(key))
+		return false;
+	if (state == KSM_CANDIDATE && ksm_candidate_waited(word.candidate, batch->pass))
+		ksm_unstable_settle(batch->kmm, rec);
 	ksm_sight_renew(key);
 	return true;
 }
@@ -148,7 +151,7 @@ static bool pass_over(struct ksm_batch *batch, unsigned long addr, unsigned long
 {
 	struct ksm_record rec = record_at(batch, addr);
 
-	if (!batch->block || !ksm_record_has_tag(rec, pfn) || !may_rest(batch, addr, rec))
+	if (!batch->block || !ksm_record_has_tag(rec, pfn) || !may_rest(batch, addr, rec, pfn))
 		return false;
 	batch->considered++;
 	batch->skipped++;

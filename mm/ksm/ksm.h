@@ -523,9 +523,11 @@ unsigned int ksm_advise(unsigned int pages, u64 wall_ns, u64 cpu_ns);
 struct page *ksm_get_page(struct vm_area_struct *vma, unsigned long addr);
 struct folio *ksm_lock_small_folio(struct page *page);
 int ksm_write_protect(struct vm_area_struct *vma, unsigned long addr, struct folio *folio,
-		      struct page *page, pte_t *pte);
-int ksm_replace_page(struct vm_area_struct *vma, unsigned long addr, struct page *page,
-		     struct page *kpage, pte_t expected);
+		      struct page *page);
+int ksm_exchange_page(struct vm_area_struct *vma, unsigned long addr, struct page *page,
+		      struct page *kpage);
+void ksm_put_replaced(struct page *page);
+void ksm_free_replaced(void);
 
 /* ---- merge, zero and unmerge ---- */
 

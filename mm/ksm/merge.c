@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Merging: write-protect, compare, replace.
+ * Merging: who is merged with whom, and what is noted of it.
  *
  * Nothing but equality of all bytes merges pages, and it is judged while
- * neither page can change: both mapped read-only with TLBs flushed, the folio
- * locked, and no reference on it that is not accounted for.
+ * neither page can change; see ksm_exchange_page(). What can fail is done before,
+ * so that a mapping never lacks the site by which it is found.
  */
 #include <linux/highmem.h>
 #include <linux/memcontrol.h>
@@ -59,7 +59,6 @@ static int merge_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned
 	struct ksm_stable *stable = ksm_folio_stable(kfolio);
 	struct ksm_site *site;
 	struct folio *folio;
-	pte_t pte;
 	int err;
 
 	if (!stable)
@@ -75,12 +74,6 @@ static int merge_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned
 	if (IS_ERR(folio))
 		return PTR_ERR(folio);
 
-	err = ksm_write_protect(vma, addr, folio, page, &pte);
-	if (err)
-		goto unlock;
-	err = -ENOENT;
-	if (!pages_identical(page, kpage))
-		goto unlock;
 	err = -ENOMEM;
 	site = site_at(vma, addr);
 	if (!site)
@@ -93,7 +86,7 @@ static int merge_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned
 	}
 	/* MADV_FREE by its only owner may have cleaned it and be half way. */
 	folio_mark_dirty(kfolio);
-	err = ksm_replace_page(vma, addr, page, kpage, pte);
+	err = ksm_exchange_page(vma, addr, page, kpage);
 	if (err)
 		drop_site(kmm, addr, kfolio);
 unlock:
@@ -129,7 +122,10 @@ int ksm_merge(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr
 		err = merge_locked(kmm, vma, addr, page, kfolio);
 		folio_unlock(kfolio);
 	}
-	put_page(page);
+	if (err)
+		put_page(page);
+	else
+		ksm_put_replaced(page);
 	trace_ksm_merge_with_ksm_page(folio_page(kfolio, 0), pfn, (void *)addr, vma->vm_mm, err);
 	return err;
 }
@@ -253,7 +249,7 @@ static struct folio *copy_of(struct page *page, struct vm_area_struct *vma, unsi
  * only, which unmerging can find.
  */
 static int promote_copy(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr,
-			struct page *page, u64 key, pte_t pte)
+			struct page *page, u64 key)
 {
 	struct folio *copy = copy_of(page, vma, addr);
 	int err;
@@ -262,7 +258,7 @@ static int promote_copy(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned
 		return -ENOMEM;
 	err = plant_node(kmm, vma, addr, copy, key);
 	if (!err) {
-		err = ksm_replace_page(vma, addr, page, folio_page(copy, 0), pte);
+		err = ksm_exchange_page(vma, addr, page, folio_page(copy, 0));
 		if (err)
 			drop_site(kmm, addr, copy);
 		else
@@ -278,17 +274,16 @@ static int promote_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, unsign
 			  struct page *page, u64 key, u64 *now)
 {
 	struct folio *folio = page_folio(page);
-	pte_t pte;
 	int err;
 
-	err = ksm_write_protect(vma, addr, folio, page, &pte);
+	err = ksm_write_protect(vma, addr, folio, page);
 	if (err)
 		return err;
 	*now = ksm_page_key(page);
 	if (*now != key)
 		return -ENOENT;
 	if (folio_mapcount(folio) > 1)
-		return promote_copy(kmm, vma, addr, page, key, pte);
+		return promote_copy(kmm, vma, addr, page, key);
 	return plant_node(kmm, vma, addr, folio, key);
 }
 

@@ -2,6 +2,7 @@
 /*
  * Changes of page tables: write-protect a page, map another one in its place.
  */
+#include <linux/folio_batch.h>
 #include <linux/ksm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/pagewalk.h>
@@ -44,44 +45,35 @@ static bool refs_accounted_for(const struct folio *folio)
 }
 
 /*
- * Makes the PTE read-only and clean; called with its lock held.
+ * Takes the PTE away, and with it every way of writing to the page; called with
+ * its lock held.
  *
  * Who has a writable or exclusive mapping may pin the page for writing without
  * a fault. So the PTE goes first and TLBs are flushed, which ends GUP-fast and
  * plain stores alike; then references are counted, which finds those that were
  * faster; then the page stops being exclusive, which fails on pins. Only when
- * all that holds the page cannot change any more. If not, the PTE comes back
- * as it was. A pending flush means that another CPU may still write through a
- * PTE that was made read-only by somebody else.
+ * all that holds the page cannot change any more, and *@pte is the entry that
+ * may come back: read-only and clean. If not, the PTE is as it was.
  */
-static int write_protect_pte(struct vm_area_struct *vma, unsigned long addr, pte_t *ptep,
-			     struct folio *folio, struct page *page, pte_t *result)
+static int take_pte(struct vm_area_struct *vma, unsigned long addr, pte_t *ptep,
+		    struct page *page, pte_t *pte)
 {
-	struct mm_struct *mm = vma->vm_mm;
+	struct folio *folio = page_folio(page);
 	bool exclusive = PageAnonExclusive(page);
-	pte_t pte = ptep_get(ptep);
 
 	/* Protection that traps reads too would be lost with the old PTE. */
-	if (userfaultfd_rwp(vma) && pte_uffd(pte))
+	if (userfaultfd_rwp(vma) && pte_uffd(ptep_get(ptep)))
 		return -EAGAIN;
-
-	if (!exclusive && !pte_write(pte) && !pte_dirty(pte) && !mm_tlb_flush_pending(mm)) {
-		*result = pte;
-		return refs_accounted_for(folio) ? 0 : -EAGAIN;
-	}
-
-	flush_cache_page(vma, addr, pte_pfn(pte));
-	pte = ptep_clear_flush(vma, addr, ptep);
+	flush_cache_page(vma, addr, page_to_pfn(page));
+	*pte = ptep_clear_flush(vma, addr, ptep);
 	if (!refs_accounted_for(folio) ||
 	    (exclusive && folio_try_share_anon_rmap_pte(folio, page))) {
-		set_pte_at(mm, addr, ptep, pte);
+		set_pte_at(vma->vm_mm, addr, ptep, *pte);
 		return -EAGAIN;
 	}
-	if (pte_dirty(pte))
+	if (pte_dirty(*pte))
 		folio_mark_dirty(folio);
-	pte = pte_wrprotect(pte_mkclean(pte));
-	set_pte_at(mm, addr, ptep, pte);
-	*result = pte;
+	*pte = pte_wrprotect(pte_mkclean(*pte));
 	return 0;
 }
 
@@ -91,7 +83,6 @@ static int write_protect_pte(struct vm_area_struct *vma, unsigned long addr, pte
  * @addr: page aligned, inside @vma
  * @folio: small; what should be mapped there
  * @page: its page
- * @pte: result: the entry as it is now
  *
  * Other mappings of the folio are read-only already, or the page would be
  * exclusive to this one.
@@ -100,17 +91,20 @@ static int write_protect_pte(struct vm_area_struct *vma, unsigned long addr, pte
  * Return: 0; -EAGAIN when the page is not there, or held by others.
  */
 int ksm_write_protect(struct vm_area_struct *vma, unsigned long addr, struct folio *folio,
-		      struct page *page, pte_t *pte)
+		      struct page *page)
 {
 	DEFINE_FOLIO_VMA_WALK(pvmw, folio, vma, addr, 0);
 	struct mmu_notifier_range range;
 	int err = -EAGAIN;
+	pte_t pte;
 
 	mmu_notifier_range_init(&range, MMU_NOTIFY_CLEAR, 0, vma->vm_mm, addr, addr + PAGE_SIZE);
 	mmu_notifier_invalidate_range_start(&range);
 	if (page_vma_mapped_walk(&pvmw)) {
 		if (!WARN_ON_ONCE(!pvmw.pte))
-			err = write_protect_pte(vma, addr, pvmw.pte, folio, page, pte);
+			err = take_pte(vma, addr, pvmw.pte, page, &pte);
+		if (!err)
+			set_pte_at(vma->vm_mm, addr, pvmw.pte, pte);
 		page_vma_mapped_walk_done(&pvmw);
 	}
 	mmu_notifier_invalidate_range_end(&range);
@@ -150,65 +144,96 @@ static void map_merged(struct vm_area_struct *vma, unsigned long addr, struct pa
 	folio_add_anon_rmap_pte(kfolio, kpage, vma, addr, RMAP_NONE);
 }
 
-/**
- * ksm_replace_page - map a merged page, or the zero page, in place of an equal one
- * @vma: the VMA
- * @addr: page aligned, inside @vma
- * @page: what is mapped there; loses one reference
- * @kpage: what is to be; its folio locked, unless it is the zero page
- * @expected: the entry as ksm_write_protect() left it
- *
- * Charges and counts of anonymous pages do not change between merged pages;
- * the mlock count follows the page that goes.
- *
- * Context: mmap_lock held, @page's folio locked; may sleep.
- * Return: 0; -EAGAIN when the entry is another one by now.
- */
-int ksm_replace_page(struct vm_area_struct *vma, unsigned long addr, struct page *page,
-		     struct page *kpage, pte_t expected)
+static void map_instead(struct vm_area_struct *vma, unsigned long addr, pte_t *ptep,
+			struct page *page, struct page *kpage, pte_t old)
 {
-	bool zero = is_zero_pfn(page_to_pfn(kpage));
-	struct mm_struct *mm = vma->vm_mm;
 	struct folio *folio = page_folio(page);
-	struct mmu_notifier_range range;
-	spinlock_t *ptl;
-	int err = -EAGAIN;
-	pte_t *ptep, pte;
-	pmd_t *pmd;
+	pte_t pte;
 
-	pmd = mm_find_pmd(mm, addr);
-	if (!pmd)
-		return err;
-	mmu_notifier_range_init(&range, MMU_NOTIFY_CLEAR, 0, mm, addr, addr + PAGE_SIZE);
-	mmu_notifier_invalidate_range_start(&range);
-	ptep = pte_offset_map_lock(mm, pmd, addr, &ptl);
-	if (!ptep)
-		goto out;
-	if (!pte_same(ptep_get(ptep), expected))
-		goto unlock;
-
-	VM_WARN_ON_ONCE_PAGE(PageAnonExclusive(page), page);
-	if (zero)
-		map_zero(mm);
-	else
+	if (is_zero_pfn(page_to_pfn(kpage))) {
+		map_zero(vma->vm_mm);
+		pte = zero_pte(vma, addr);
+	} else {
 		map_merged(vma, addr, kpage);
-
-	/* Readers of the old page must be through before it is freed. */
-	flush_cache_page(vma, addr, pte_pfn(expected));
-	ptep_clear_flush(vma, addr, ptep);
-	pte = zero ? zero_pte(vma, addr) : pte_wrprotect(mk_pte(kpage, vma->vm_page_prot));
-	set_pte_at(mm, addr, ptep, keep_marks(pte, expected));
+		pte = pte_wrprotect(mk_pte(kpage, vma->vm_page_prot));
+	}
+	set_pte_at(vma->vm_mm, addr, ptep, keep_marks(pte, old));
 
 	folio_remove_rmap_pte(folio, page, vma);
 	if (!folio_mapped(folio))
 		folio_free_swap(folio);
 	folio_put(folio);
-	err = 0;
-unlock:
-	pte_unmap_unlock(ptep, ptl);
-out:
+}
+
+/**
+ * ksm_exchange_page - map a merged page, or the zero page, in place of an equal one
+ * @vma: the VMA
+ * @addr: page aligned, inside @vma
+ * @page: of a small folio; what should be mapped there; loses one reference
+ * @kpage: what is to be; its folio locked, unless it is the zero page
+ *
+ * All bytes are compared while nobody can write to either page: one is
+ * read-only wherever it is mapped, and the other is not mapped here, and
+ * read-only elsewhere or it would be exclusive.
+ *
+ * Charges and counts of anonymous pages do not change between merged pages;
+ * the mlock count follows the page that goes.
+ *
+ * Context: mmap_lock held, @page's folio locked, one reference held; may sleep.
+ * Return: 0; -ENOENT when the pages differ: the old one is read-only now;
+ * -EAGAIN when it is not there, or held by others.
+ */
+int ksm_exchange_page(struct vm_area_struct *vma, unsigned long addr, struct page *page,
+		      struct page *kpage)
+{
+	DEFINE_FOLIO_VMA_WALK(pvmw, page_folio(page), vma, addr, 0);
+	struct mmu_notifier_range range;
+	int err = -EAGAIN;
+	pte_t pte;
+
+	mmu_notifier_range_init(&range, MMU_NOTIFY_CLEAR, 0, vma->vm_mm, addr, addr + PAGE_SIZE);
+	mmu_notifier_invalidate_range_start(&range);
+	if (page_vma_mapped_walk(&pvmw)) {
+		if (!WARN_ON_ONCE(!pvmw.pte))
+			err = take_pte(vma, addr, pvmw.pte, page, &pte);
+		if (!err && !pages_identical(page, kpage)) {
+			set_pte_at(vma->vm_mm, addr, pvmw.pte, pte);
+			err = -ENOENT;
+		} else if (!err) {
+			map_instead(vma, addr, pvmw.pte, page, kpage, pte);
+		}
+		page_vma_mapped_walk_done(&pvmw);
+	}
 	mmu_notifier_invalidate_range_end(&range);
 	return err;
+}
+
+/* Folios that were replaced; ksm_control. */
+static struct folio_batch replaced;
+
+/**
+ * ksm_put_replaced - give up the last reference on a page that was replaced
+ * @page: the page
+ *
+ * Pages are freed many at a time, which is cheaper.
+ *
+ * Context: ksm_control held; does not sleep.
+ */
+void ksm_put_replaced(struct page *page)
+{
+	if (!folio_batch_add(&replaced, page_folio(page)))
+		folios_put(&replaced);
+}
+
+/**
+ * ksm_free_replaced - free what ksm_put_replaced() keeps
+ *
+ * Context: ksm_control held.
+ */
+void ksm_free_replaced(void)
+{
+	if (folio_batch_count(&replaced))
+		folios_put(&replaced);
 }
 
 /**

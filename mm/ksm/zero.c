@@ -40,19 +40,11 @@ bool ksm_key_is_zero(u64 key, int nid)
 static int merge_zero_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr,
 			     struct page *page)
 {
-	struct page *zero = ZERO_PAGE(addr);
 	struct ksm_record rec;
-	pte_t pte;
-	int err;
 
-	err = ksm_write_protect(vma, addr, page_folio(page), page, &pte);
-	if (err)
-		return err;
-	if (!pages_identical(page, zero))
-		return -ENOENT;
 	if (ksm_track_find(&kmm->track, addr, &rec) && !ksm_forget_record(kmm, rec, false))
 		return -EAGAIN;
-	return ksm_replace_page(vma, addr, page, zero, pte);
+	return ksm_exchange_page(vma, addr, page, ZERO_PAGE(addr));
 }
 
 /**
@@ -87,6 +79,9 @@ int ksm_merge_zero(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long
 	}
 put:
 	trace_ksm_merge_one_page(page_to_pfn(page), (void *)addr, vma->vm_mm, err);
-	put_page(page);
+	if (err)
+		put_page(page);
+	else
+		ksm_put_replaced(page);
 	return err;
 }
