@@ -215,7 +215,8 @@ static void settle(struct ksm_batch *batch, const struct ksm_item *item)
 	if (!ksm_track_find(&kmm->track, item->addr, &rec))
 		return;
 	state = ksm_record_state(rec);
-	if (state == KSM_CANDIDATE && ksm_candidate_waited(ksm_record_word(rec).candidate, batch->pass))
+	if (state == KSM_CANDIDATE &&
+	    ksm_candidate_waited(ksm_record_word(rec).candidate, batch->pass))
 		ksm_unstable_settle(kmm, rec);
 	if (state == KSM_SETTLED || state == KSM_CANDIDATE || state == KSM_MERGED) {
 		ksm_sight_renew(item->key);

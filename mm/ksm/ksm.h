@@ -32,9 +32,10 @@
  *
  * Rooms, each a file: registry (who takes part), scan (ksmd, passes), advisor
  * (how fast), collect (find the pages of a batch), batch (hash and file them),
- * track (page records), checksum, forest, sight (keys that were seen), unstable
- * (candidates), stable (merged folios), site (who maps them), pte (changes of page tables), merge, zero,
- * unmerge, rmap (what the rest of mm calls), sysfs, stat.
+ * change (the dirty bit), track (page records), checksum, forest, sight (keys that
+ * were seen), unstable (candidates), stable (merged folios), site (who maps them),
+ * pte (changes of page tables), merge, zero, unmerge, rmap (what the rest of mm
+ * calls), sysfs, stat.
  *
  * Lock order, outermost first:
  *
