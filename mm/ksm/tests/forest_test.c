@@ -3,7 +3,7 @@
  * KUnit tests of the forest.
  *
  * The model of a forest is a sorted table of distinct keys, each with the list
- * of its nodes in order of insertion. Walking the trees root by root must give
+ * of its nodes in order of insertion, at the end or at the front. Walking the trees root by root must give
  * exactly the nodes of the model, table entry by table entry.
  */
 #include <kunit/test.h>
@@ -124,6 +124,18 @@ static void link_node(struct forest_test *ft, struct model_node *mn, struct mode
 	ksm_root_insert(root, &mn->node);
 }
 
+static void link_node_first(struct forest_test *ft, struct model_node *mn, struct model_key *mk)
+{
+	struct ksm_root *root = ksm_forest_root(&ft->forest, mk->key);
+
+	mn->node.key = mk->key;
+	mn->key = mk;
+	list_add(&mn->link, &mk->nodes);
+	ft->nr_linked++;
+	guard(spinlock)(&root->lock);
+	ksm_root_insert_first(root, &mn->node);
+}
+
 static void unlink_node(struct forest_test *ft, struct model_node *mn)
 {
 	struct ksm_root *root = ksm_forest_root(&ft->forest, mn->node.key);
@@ -242,8 +254,10 @@ static bool random_step(struct forest_test *ft)
 		return false;
 	if (mn->key)
 		unlink_node(ft, mn);
-	else
+	else if (prandom_u32_state(&ft->rnd) % 2)
 		link_node(ft, mn, mk);
+	else
+		link_node_first(ft, mn, mk);
 	return finds_first(ft, mk) && (mn->key || RB_EMPTY_NODE(&mn->node.rb));
 }
 
@@ -381,6 +395,23 @@ static void reinserted_node_goes_behind_its_equals(struct kunit *test)
 	}
 }
 
+static void node_inserted_first_stands_before_its_equals(struct kunit *test)
+{
+	struct forest_test *ft = plant(test, 1, 8);
+	struct model_key *mk = &ft->keys[ft->nr_keys / 2];
+	unsigned int i;
+
+	link_node_first(ft, &ft->nodes[100], mk - 1);
+	link_node_first(ft, &ft->nodes[101], mk + 1);
+	for (i = 0; i < 9; i++) {
+		if (i % 3)
+			link_node_first(ft, &ft->nodes[i], mk);
+		else
+			link_node(ft, &ft->nodes[i], mk);
+		expect_match(test, ft);
+	}
+}
+
 static void smallest_and_largest_key_keep_to_the_outer_trees(struct kunit *test)
 {
 	const unsigned int bits = *(const unsigned int *)test->param_value;
@@ -450,6 +481,7 @@ static struct kunit_case forest_cases[] = {
 	KUNIT_CASE(equal_keys_stand_in_order_of_insertion),
 	KUNIT_CASE(first_middle_or_last_of_equal_keys_can_be_erased),
 	KUNIT_CASE(reinserted_node_goes_behind_its_equals),
+	KUNIT_CASE(node_inserted_first_stands_before_its_equals),
 	KUNIT_CASE_PARAM(smallest_and_largest_key_keep_to_the_outer_trees, bits_gen_params),
 	KUNIT_CASE(spread_keys_use_every_tree_alike),
 	KUNIT_CASE_PARAM(million_random_insertions_and_removals_match_model, bits_gen_params),
