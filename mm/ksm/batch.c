@@ -13,6 +13,7 @@
 #include <linux/prefetch.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
+#include <linux/swap.h>
 
 #include "batch.h"
 
@@ -115,6 +116,12 @@ static void hash_items(struct ksm_batch *batch)
 	}
 }
 
+/* What the dirty bit does not vouch for is not to be trusted when it does again. */
+static void set_tag(struct ksm_record rec, const struct ksm_item *item)
+{
+	ksm_record_set_tag(rec, item->dirty_bit ? item->pfn : KSM_NO_PFN);
+}
+
 /*
  * A page that waits in this batch may have been promoted for an earlier one of
  * it, or for another mm's: then it is merged, and its record is right.
@@ -144,7 +151,7 @@ static void watch(struct ksm_mm *kmm, struct ksm_record rec, const struct ksm_it
 		ksm_track_set(&kmm->track, rec, KSM_CLEANED, (union ksm_word){});
 	else
 		ksm_track_set(&kmm->track, rec, KSM_HASHED, (union ksm_word){ .key = item->key });
-	ksm_record_set_tag(rec, item->pfn);
+	set_tag(rec, item);
 }
 
 /*
@@ -219,13 +226,14 @@ static void settle(struct ksm_batch *batch, const struct ksm_item *item)
 	    ksm_candidate_waited(ksm_record_word(rec).candidate, batch->pass))
 		ksm_unstable_settle(kmm, rec);
 	if (state == KSM_SETTLED || state == KSM_CANDIDATE || state == KSM_MERGED) {
-		ksm_sight_renew(item->key);
+		/* A filter may have missed it. */
+		ksm_sight_note(item->key);
 		return;
 	}
 	if (!ksm_sight_note(item->key)) {
 		ksm_track_set(&kmm->track, rec, KSM_SETTLED,
 			      (union ksm_word){ .key = item->key });
-		ksm_record_set_tag(rec, item->pfn);
+		set_tag(rec, item);
 		return;
 	}
 	if (!ksm_unstable_add(kmm, item->addr, rec, item->key))
@@ -290,6 +298,8 @@ static void file_page(struct ksm_batch *batch, struct ksm_item *item)
 		watch(kmm, rec, item);
 		return;
 	}
+	if (!item->dirty_bit)
+		set_tag(rec, item);
 	if (nothing_new(rec, item)) {
 		ksm_sight_renew(item->key);
 		return;
@@ -332,24 +342,6 @@ static void file_gone(struct ksm_mm *kmm, const struct ksm_item *item)
 
 	if (ksm_track_find(&kmm->track, item->addr, &rec))
 		ksm_forget_record(kmm, rec, false);
-}
-
-/* Lets writers of the mm's layout in early: the rest is left for the next batch. */
-static void cut_short(struct ksm_batch *batch)
-{
-	if (batch->nr_items <= KSM_BATCH_HURRIED ||
-	    !mmap_lock_is_contended(batch->kmm->slot.mm))
-		return;
-	batch->next = batch->items[KSM_BATCH_HURRIED].addr;
-	batch->full = true;
-	while (batch->nr_items > KSM_BATCH_HURRIED) {
-		struct ksm_item *item = &batch->items[--batch->nr_items];
-
-		if (!item->page)
-			continue;
-		put_page(item->page);
-		batch->considered--;
-	}
 }
 
 static void file_items(struct ksm_batch *batch)
@@ -488,8 +480,12 @@ unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_
 	batch->kmm = kmm;
 	batch->max_work = min(max_work, KSM_BATCH_PAGES * KSM_COST_HASHED);
 	batch->work = 0;
+	batch->wanting = ksm_sight_wanting();
+	batch->renewing = ksm_sight_renewing();
 	batch->pass = atomic_long_read(&ksm_stat.passes);
 	batch->considered = 0;
+	batch->refresh_all = (int)(READ_ONCE(ksm_refresh_until) - batch->pass) > 0;
+	batch->swapping = total_swapcache_pages();
 	batch->skipped = 0;
 	batch->tables = 0;
 	batch->forgotten = 0;
@@ -502,7 +498,6 @@ unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_
 	if (!lock_mm(kmm))
 		return 0;
 	ksm_collect(batch);
-	cut_short(batch);
 	hash_items(batch);
 	file_items(batch);
 	*done = !batch->full;
@@ -510,6 +505,7 @@ unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_
 	if (*done)
 		retire_if_idle(kmm);
 	unlock_mm(kmm);
+	ksm_free_replaced();
 
 	promote_partners(batch);
 	if (batch->nr_pairs)

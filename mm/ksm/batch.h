@@ -67,6 +67,10 @@ struct ksm_pair {
  * @forgotten: records forgotten where nothing is mapped
  * @next: where the walk goes on
  * @full: the walk stopped before the end of the mm
+ * @refresh_all: all pages are hashed, whatever is known of them
+ * @swapping: a page may come back from the swap cache as it went, but changed
+ * @wanting: some keys are wanted
+ * @renewing: keys have to be noted anew
  * @dirty_bit: whether it tells change where the walk is
  * @flush_start: from here TLBs have to be flushed before the page table lock goes
  * @flush_end: to here, or 0
@@ -87,6 +91,10 @@ struct ksm_batch {
 	unsigned int forgotten;
 	unsigned long next;
 	bool full;
+	bool refresh_all;
+	bool swapping;
+	bool wanting;
+	bool renewing;
 	bool dirty_bit;
 	unsigned long flush_start;
 	unsigned long flush_end;

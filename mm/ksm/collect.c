@@ -15,12 +15,17 @@
 
 static bool batch_is_full(const struct ksm_batch *batch)
 {
-	return batch->work >= batch->max_work || batch->nr_items >= KSM_BATCH_PAGES;
+	if (batch->work >= batch->max_work || batch->nr_items >= KSM_BATCH_PAGES)
+		return true;
+	/* Lets writers of the mm's layout in early. */
+	return batch->nr_items >= KSM_BATCH_HURRIED &&
+	       mmap_lock_is_contended(batch->kmm->slot.mm);
 }
 
 static bool refresh_due(const struct ksm_batch *batch, unsigned long addr)
 {
-	return !(((addr >> PAGE_SHIFT) + batch->pass) % KSM_REFRESH_PASSES);
+	return batch->refresh_all ||
+	       !(((addr >> PAGE_SHIFT) + batch->pass) % KSM_REFRESH_PASSES);
 }
 
 static void add_item(struct ksm_batch *batch, unsigned long addr, struct page *page,
@@ -130,7 +135,7 @@ static bool may_rest(const struct ksm_batch *batch, unsigned long addr, struct k
 	/* A page that came back from swap may have been given the PFN again. */
 	if (state == KSM_MERGED)
 		return folio_test_ksm(pfn_folio(pfn));
-	if (!batch->dirty_bit)
+	if (!batch->dirty_bit || (batch->swapping && folio_test_swapcache(pfn_folio(pfn))))
 		return false;
 	if (state == KSM_SETTLED)
 		key = word.key;
@@ -138,11 +143,12 @@ static bool may_rest(const struct ksm_batch *batch, unsigned long addr, struct k
 		key = word.candidate->node.key;
 	else
 		return false;
-	if (ksm_sight_wanted(key))
+	if (batch->wanting && ksm_sight_wanted(key))
 		return false;
 	if (state == KSM_CANDIDATE && ksm_candidate_waited(word.candidate, batch->pass))
 		ksm_unstable_settle(batch->kmm, rec);
-	ksm_sight_renew(key);
+	if (batch->renewing)
+		ksm_sight_renew(key);
 	return true;
 }
 
@@ -319,11 +325,14 @@ static unsigned long walk_ptes(struct ksm_batch *batch, struct vm_area_struct *v
 static void see_huge_change(struct ksm_batch *batch, struct vm_area_struct *vma, pmd_t *pmdp,
 			    unsigned long addr, struct page *page)
 {
+	unsigned long start = addr & PMD_MASK;
 	unsigned int i;
 
 	for (i = 0; i < HPAGE_PMD_NR; i++)
-		note_change(batch, addr + i * PAGE_SIZE, page + i);
-	ksm_hand_over_pmd(vma, addr, pmdp, page_folio(page));
+		note_change(batch, start + i * PAGE_SIZE, page + i);
+	ksm_hand_over_pmd(vma, start, pmdp, page_folio(page));
+	/* Those before the walk's address were considered already. */
+	batch->considered -= (addr - start) >> PAGE_SHIFT;
 }
 
 static unsigned long walk_huge(struct ksm_batch *batch, struct vm_area_struct *vma, pmd_t *pmdp,
@@ -337,7 +346,7 @@ static unsigned long walk_huge(struct ksm_batch *batch, struct vm_area_struct *v
 	if (!page)
 		return end;
 	if (batch->dirty_bit && pmd_dirty(pmd) && PageAnon(page)) {
-		see_huge_change(batch, vma, pmdp, start, page);
+		see_huge_change(batch, vma, pmdp, addr, page);
 		return end;
 	}
 	page += (addr - start) >> PAGE_SHIFT;

@@ -201,6 +201,9 @@ struct ksm_block {
 #define KSM_STATE_MASK		((1U << KSM_STATE_BITS) - 1)
 static_assert(KSM_NR_STATES <= 1 << KSM_STATE_BITS);
 
+/* No page has it. */
+#define KSM_NO_PFN		(~0UL)
+
 /* Low bits of a PFN: different PFNs with one tag are 2 TiB apart at 4 KiB a page. */
 static inline u32 ksm_pfn_tag(unsigned long pfn)
 {
@@ -360,6 +363,8 @@ bool ksm_sight_note(u64 key);
 void ksm_sight_renew(u64 key);
 void ksm_sight_want(u64 key);
 bool ksm_sight_wanted(u64 key);
+bool ksm_sight_wanting(void);
+bool ksm_sight_renewing(void);
 
 /* ---- stable: merged folios ---- */
 
@@ -458,6 +463,8 @@ void ksm_forget_range(struct ksm_mm *kmm, unsigned long start, unsigned long las
 #define KSM_COST_MM		16
 /* A page is hashed again in every so many passes, whatever its dirty bit says. */
 #define KSM_REFRESH_PASSES	256
+/* In passes before this number all are. */
+extern unsigned int ksm_refresh_until;
 /* Page tables walked under one hold of the locks, pages in them or not. */
 #define KSM_BATCH_TABLES	512
 /* Records forgotten under one hold of the locks where nothing is mapped. */

@@ -246,7 +246,8 @@ static struct folio *copy_of(struct page *page, struct vm_area_struct *vma, unsi
 /*
  * Others map the folio too, perhaps such that never offered it: they keep it,
  * and a copy is what is merged. So merged folios are mapped by mergeable VMAs
- * only, which unmerging can find.
+ * only, which unmerging can find. What one owner gave up by MADV_FREE reclaim
+ * may drop at any time: not a copy, either.
  */
 static int promote_copy(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr,
 			struct page *page, u64 key)
@@ -282,7 +283,7 @@ static int promote_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, unsign
 	*now = ksm_page_key(page);
 	if (*now != key)
 		return -ENOENT;
-	if (folio_mapcount(folio) > 1)
+	if (folio_mapcount(folio) > 1 || folio_test_lazyfree(folio))
 		return promote_copy(kmm, vma, addr, page, key);
 	return plant_node(kmm, vma, addr, folio, key);
 }

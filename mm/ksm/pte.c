@@ -53,7 +53,7 @@ static bool refs_accounted_for(const struct folio *folio)
  * plain stores alike; then references are counted, which finds those that were
  * faster; then the page stops being exclusive, which fails on pins. Only when
  * all that holds the page cannot change any more, and *@pte is the entry that
- * may come back: read-only and clean. If not, the PTE is as it was.
+ * may come back, read-only. If not, the PTE is as it was.
  */
 static int take_pte(struct vm_area_struct *vma, unsigned long addr, pte_t *ptep,
 		    struct page *page, pte_t *pte)
@@ -73,7 +73,7 @@ static int take_pte(struct vm_area_struct *vma, unsigned long addr, pte_t *ptep,
 	}
 	if (pte_dirty(*pte))
 		folio_mark_dirty(folio);
-	*pte = pte_wrprotect(pte_mkclean(*pte));
+	*pte = pte_wrprotect(*pte);
 	return 0;
 }
 
@@ -104,7 +104,7 @@ int ksm_write_protect(struct vm_area_struct *vma, unsigned long addr, struct fol
 		if (!WARN_ON_ONCE(!pvmw.pte))
 			err = take_pte(vma, addr, pvmw.pte, page, &pte);
 		if (!err)
-			set_pte_at(vma->vm_mm, addr, pvmw.pte, pte);
+			set_pte_at(vma->vm_mm, addr, pvmw.pte, pte_mkclean(pte));
 		page_vma_mapped_walk_done(&pvmw);
 	}
 	mmu_notifier_invalidate_range_end(&range);
@@ -252,8 +252,7 @@ struct folio *ksm_lock_small_folio(struct page *page)
 
 	if (!folio_trylock(folio))
 		return ERR_PTR(-EAGAIN);
-	if (unlikely(page_folio(page) != folio || folio_test_ksm(folio) ||
-		     folio_test_lazyfree(folio)))
+	if (unlikely(page_folio(page) != folio || folio_test_ksm(folio)))
 		goto unlock;
 	if (!folio_test_large(folio))
 		return folio;

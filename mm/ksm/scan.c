@@ -17,6 +17,7 @@ DEFINE_MUTEX(ksm_control);
 unsigned int ksm_run = KSM_RUN_STOP;
 unsigned int ksm_pages_to_scan = KSM_PAGES_TO_SCAN;
 bool ksm_smart_scan = true;
+unsigned int ksm_refresh_until;
 
 static unsigned int sleep_millisecs = 20;
 

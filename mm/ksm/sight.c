@@ -28,6 +28,8 @@
 #define WANTED_BITS_PER_PAGE	1
 /* Pages that a filter is made for, at least. */
 #define SIGHT_MIN_PAGES		4096UL
+/* At most: kvmalloc() gives no more than 2 GiB. */
+#define SIGHT_MAX_PAGES		(1UL << 29)
 #define SIGHT_LINE_BITS		512
 
 /**
@@ -131,12 +133,12 @@ static void take_over(void)
  */
 void ksm_sight_begin_pass(unsigned long records)
 {
-	unsigned long pages = rounddown_pow_of_two(max(records, SIGHT_MIN_PAGES));
+	unsigned long pages = rounddown_pow_of_two(clamp(records, SIGHT_MIN_PAGES, SIGHT_MAX_PAGES));
 
 	if (needs_rebuild(pages))
 		sightings_alloc(&sight.next, pages);
-	/* Nothing was noted, so there is nothing to fill it with. */
-	if (sight.next.pages && !sight.now.noted)
+	/* Nobody has settled or waits, so there is nothing to fill it with. */
+	if (sight.next.pages && !ksm_stat_unshared())
 		take_over();
 	if (!sight.now.pages)
 		return;
@@ -200,7 +202,9 @@ bool ksm_sight_note(u64 key)
 		return true;
 	seen = sightings_add(s, key);
 	s->noted += !seen;
-	return seen || (s == &sight.next && sightings_have(&sight.now, key));
+	if (s == &sight.next && !seen)
+		seen = !sight.now.pages || sightings_have(&sight.now, key);
+	return seen;
 }
 
 /**
@@ -231,6 +235,26 @@ void ksm_sight_want(u64 key)
 }
 
 /**
+ * ksm_sight_wanting - whether any key is wanted
+ *
+ * Context: ksm_control held.
+ */
+bool ksm_sight_wanting(void)
+{
+	return sight.nr_wanted[0] | sight.nr_wanted[1];
+}
+
+/**
+ * ksm_sight_renewing - whether a filter is being filled by ksm_sight_renew()
+ *
+ * Context: ksm_control held.
+ */
+bool ksm_sight_renewing(void)
+{
+	return sight.next.pages;
+}
+
+/**
  * ksm_sight_wanted - whether a settled page may have become interesting
  * @key: the page's
  *
@@ -240,7 +264,7 @@ bool ksm_sight_wanted(u64 key)
 {
 	unsigned long bit;
 
-	if (!(sight.nr_wanted[0] | sight.nr_wanted[1]))
+	if (!ksm_sight_wanting())
 		return false;
 	if (!sight.now.pages)
 		return true;

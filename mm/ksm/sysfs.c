@@ -89,7 +89,7 @@ static ssize_t merge_across_nodes_show(struct kobject *kobj, struct kobj_attribu
 	return sysfs_emit(buf, "%u\n", READ_ONCE(ksm_merge_across_nodes));
 }
 
-/* Candidates filed under keys of the other kind count as changed when next seen. */
+/* Keys of the other kind count as changed when next seen: see all soon. */
 static ssize_t merge_across_nodes_store(struct kobject *kobj, struct kobj_attribute *attr,
 					const char *buf, size_t count)
 {
@@ -106,6 +106,7 @@ static ssize_t merge_across_nodes_store(struct kobject *kobj, struct kobj_attrib
 	if (atomic_long_read(&ksm_stat.shared))
 		return -EBUSY;
 	WRITE_ONCE(ksm_merge_across_nodes, value);
+	WRITE_ONCE(ksm_refresh_until, atomic_long_read(&ksm_stat.passes) + 2);
 	return count;
 }
 #endif
