@@ -6,6 +6,7 @@
  * not changed are passed over, those that have are noted, and references are
  * taken on those that must be hashed.
  */
+#include <linux/hugetlb.h>
 #include <linux/leafops.h>
 #include <linux/pagewalk.h>
 #include <asm/tlbflush.h>

@@ -16,7 +16,7 @@
 #define EMPTY		CONTENTS	/* a discarded page holds this */
 
 /* Enough has happened when merged pages were copied so many times. */
-#define ENOUGH_COPIES	3000
+#define ENOUGH_COPIES	500
 #define LIMIT_MILLISECS	60000
 
 /* ksmd runs; @twin is the host's own and has one page of each content. */
