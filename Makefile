@@ -5,9 +5,9 @@
 MACHINE ?= x86
 
 # Settings that may be given on the command line or in the environment.
-export J MEM CPUS ACCEL KSRC DEPS
+export J MEM CPUS ACCEL KSRC DEPS SIZE ROUNDS
 
-.PHONY: help demo check check-clients kernel uml base-kernel base-uml shell clean distclean
+.PHONY: help demo check check-clients bench kernel uml base-kernel base-uml shell clean distclean
 # Each script uses all CPUs by itself.
 .NOTPARALLEL:
 
@@ -15,6 +15,7 @@ help:
 	@echo 'make demo         boot the kernel, run eight redis-servers, watch KSM save memory'
 	@echo 'make check        all tests'
 	@echo 'make check-clients  QEMU, node_exporter, stress-ng and ksmtuned work with it'
+	@echo 'make bench        measure it against the base, 20 minutes; a quiet machine is best'
 	@echo 'make kernel       build/x86_64/bzImage, Linux with this KSM for QEMU'
 	@echo 'make uml          build/uml/linux, the same as a User-Mode Linux program'
 	@echo 'make base-kernel  build/base-x86_64/bzImage, the untouched base, same configuration'
@@ -28,6 +29,8 @@ help:
 	@echo 'CPUS=N       its CPUs (QEMU 2, UML 1)'
 	@echo 'ACCEL=kvm    QEMU accelerator, kvm or tcg (kvm where it is seen to work)'
 	@echo 'KSRC=DIR     a Linux 7.3 source tree of your own as the base (never written to)'
+	@echo 'SIZE=1G      what the benchmark registers (8G: see how the cost grows)'
+	@echo 'ROUNDS=3     its rounds'
 	@echo 'DEPS=skip    only name missing Debian packages, do not install them'
 	@echo
 	@echo 'Full logs are in build/log/.'
@@ -40,6 +43,9 @@ check:
 
 check-clients:
 	@scripts/check-clients
+
+bench:
+	@scripts/bench
 
 kernel uml base-kernel base-uml:
 	@scripts/build $@
