@@ -137,8 +137,8 @@ void ksm_sight_begin_pass(unsigned long records)
 
 	if (needs_rebuild(pages))
 		sightings_alloc(&sight.next, pages);
-	/* Nobody has settled or waits, so there is nothing to fill it with. */
-	if (sight.next.pages && !ksm_stat_unshared())
+	/* Nothing was noted, nobody has settled or waits: nothing to fill it with. */
+	if (sight.next.pages && !sight.now.noted && !ksm_stat_unshared())
 		take_over();
 	if (!sight.now.pages)
 		return;
