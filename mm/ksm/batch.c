@@ -469,13 +469,14 @@ static void retire_if_idle(struct ksm_mm *kmm)
  * @batch: room
  * @kmm: the mm, with a reference; goes on at kmm->next
  * @max_work: how much to do at most, in parts of hashing a page
+ * @sweeping: look only at settled pages whose key is wanted
  * @done: result: the pass is through with this mm
  *
  * Context: ksm_control held; sleeps for the mm's locks only.
  * Return: the work done.
  */
 unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_work,
-			   bool *done)
+			   bool sweeping, bool *done)
 {
 	batch->kmm = kmm;
 	batch->max_work = min(max_work, KSM_BATCH_PAGES * KSM_COST_HASHED);
@@ -484,6 +485,7 @@ unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_
 	batch->renewing = ksm_sight_renewing();
 	batch->pass = atomic_long_read(&ksm_stat.passes);
 	batch->considered = 0;
+	batch->sweeping = sweeping;
 	batch->refresh_all = (int)(READ_ONCE(ksm_refresh_until) - batch->pass) > 0;
 	batch->swapping = total_swapcache_pages();
 	batch->skipped = 0;
@@ -502,7 +504,7 @@ unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_
 	file_items(batch);
 	*done = !batch->full;
 	kmm->next = batch->full ? batch->next : 0;
-	if (*done)
+	if (*done && !sweeping)
 		retire_if_idle(kmm);
 	unlock_mm(kmm);
 	ksm_free_replaced();

@@ -67,6 +67,7 @@ struct ksm_pair {
  * @forgotten: records forgotten where nothing is mapped
  * @next: where the walk goes on
  * @full: the walk stopped before the end of the mm
+ * @sweeping: only settled pages whose key is wanted are looked at
  * @refresh_all: all pages are hashed, whatever is known of them
  * @swapping: a page may come back from the swap cache as it went, but changed
  * @wanting: some keys are wanted
@@ -91,6 +92,7 @@ struct ksm_batch {
 	unsigned int forgotten;
 	unsigned long next;
 	bool full;
+	bool sweeping;
 	bool refresh_all;
 	bool swapping;
 	bool wanting;

@@ -53,6 +53,11 @@ static bool forget_gap(struct ksm_batch *batch, unsigned long last)
 	unsigned long start = batch->next, addr = start;
 	struct ksm_record rec;
 
+	if (batch->sweeping) {
+		batch->next = last + 1;
+		return true;
+	}
+
 	while (ksm_track_next(track, &addr, last, &rec)) {
 		if (batch->forgotten++ >= KSM_BATCH_FORGET) {
 			batch->next = addr;
@@ -196,6 +201,35 @@ static void note_change(struct ksm_batch *batch, unsigned long addr, struct page
 	ksm_record_set_tag(rec, page_to_pfn(page));
 }
 
+/*
+ * After a pass: a settled page may be equal to a candidate that came behind it.
+ * Others are left as they are, for a pass has not gone by since they were seen.
+ */
+static void sweep_page(struct ksm_batch *batch, unsigned long addr, unsigned long pfn, bool dirty)
+{
+	struct ksm_record rec = record_at(batch, addr);
+	struct folio *folio;
+
+	batch->work += KSM_COST_UNCHANGED;
+	if (!batch->block || ksm_record_state(rec) != KSM_SETTLED ||
+	    !ksm_sight_wanted(ksm_record_word(rec).key))
+		return;
+	if (batch->dirty_bit && (dirty || !ksm_record_has_tag(rec, pfn)))
+		return;
+	folio = pfn_folio(pfn);
+	if (!folio_test_anon(folio) || folio_test_ksm(folio) || folio_is_busy(folio))
+		return;
+	batch->work += KSM_COST_HASHED;
+	add_item(batch, addr, pfn_to_page(pfn), KSM_SIGHT_PAGE);
+	folio_get(folio);
+}
+
+static void sweep_pte(struct ksm_batch *batch, unsigned long addr, pte_t pte)
+{
+	if (pte_present(pte))
+		sweep_page(batch, addr, pte_pfn(pte), pte_dirty(pte));
+}
+
 /* Whether the entry was clean, and the page the same, since the last visit. */
 static bool known_unchanged(const struct ksm_batch *batch, unsigned long addr, struct page *page)
 {
@@ -315,7 +349,10 @@ static unsigned long walk_ptes(struct ksm_batch *batch, struct vm_area_struct *v
 	for (; addr < end && !batch_is_full(batch); addr += PAGE_SIZE, ptep++) {
 		if (IS_ALIGNED(addr, KSM_BLOCK_SIZE))
 			enter_block(batch, addr);
-		see_pte(batch, vma, addr, ptep);
+		if (batch->sweeping)
+			sweep_pte(batch, addr, ptep_get(ptep));
+		else
+			see_pte(batch, vma, addr, ptep);
 	}
 	if (batch->flush_end)
 		flush_tlb_range(vma, batch->flush_start, batch->flush_end);
@@ -346,7 +383,7 @@ static unsigned long walk_huge(struct ksm_batch *batch, struct vm_area_struct *v
 	/* Migrating, or the huge zero page: as it was until the next pass. */
 	if (!page)
 		return end;
-	if (batch->dirty_bit && pmd_dirty(pmd) && PageAnon(page)) {
+	if (!batch->sweeping && batch->dirty_bit && pmd_dirty(pmd) && PageAnon(page)) {
 		see_huge_change(batch, vma, pmdp, addr, page);
 		return end;
 	}
@@ -355,7 +392,9 @@ static unsigned long walk_huge(struct ksm_batch *batch, struct vm_area_struct *v
 	for (; addr < end && !batch_is_full(batch); addr += PAGE_SIZE, page++) {
 		if (IS_ALIGNED(addr, KSM_BLOCK_SIZE))
 			enter_block(batch, addr);
-		if (!pass_over(batch, addr, page_to_pfn(page)))
+		if (batch->sweeping)
+			sweep_page(batch, addr, page_to_pfn(page), pmd_dirty(pmd));
+		else if (!pass_over(batch, addr, page_to_pfn(page)))
 			see_page(batch, addr, page, false);
 	}
 	return addr;

@@ -364,6 +364,7 @@ void ksm_sight_renew(u64 key);
 void ksm_sight_want(u64 key);
 bool ksm_sight_wanted(u64 key);
 bool ksm_sight_wanting(void);
+bool ksm_sight_wanted_lately(void);
 bool ksm_sight_renewing(void);
 
 /* ---- stable: merged folios ---- */
@@ -477,7 +478,7 @@ struct ksm_batch;
 struct ksm_batch *ksm_batch_alloc(void);
 void ksm_batch_free(struct ksm_batch *batch);
 unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_work,
-			   bool *done);
+			   bool sweeping, bool *done);
 
 /* Bits of ksm_run; what sysfs reads and writes. */
 enum ksm_run_state {

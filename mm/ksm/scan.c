@@ -26,6 +26,7 @@ static struct {
 	atomic_t calls;			/* changes of settings so far */
 	struct ksm_batch *batch;	/* ksm_control */
 	bool in_pass;			/* ksm_control */
+	bool sweeping;			/* its end: settled pages that are wanted */
 	bool offlining;			/* memory is going offline; one at a time does */
 } scan = {
 	.wait = __WAIT_QUEUE_HEAD_INITIALIZER(scan.wait),
@@ -96,9 +97,23 @@ static void begin_pass(void)
 	lru_add_drain_all();
 	ksm_registry_rewind(false);
 	scan.in_pass = true;
+	scan.sweeping = false;
 	ksm_advisor_begin_pass();
 	ksm_sight_begin_pass(ksm_stat_records());
 	trace_ksm_start_scan(atomic_long_read(&ksm_stat.passes), ksm_stat_records());
+}
+
+/*
+ * All were seen. Of equal pages that have just become stable the first has
+ * settled before its twin was met: a sweep over the settled ones finds it.
+ */
+static bool begin_sweep(void)
+{
+	if (scan.sweeping || !ksm_sight_wanted_lately())
+		return false;
+	scan.sweeping = true;
+	ksm_registry_rewind(false);
+	return true;
 }
 
 static void end_pass(void)
@@ -127,11 +142,13 @@ static bool scan_one(u64 *budget)
 	if (!scan.in_pass)
 		begin_pass();
 	kmm = ksm_registry_current();
+	if (!kmm && begin_sweep())
+		return true;
 	if (!kmm) {
 		end_pass();
 		return false;
 	}
-	work = ksm_batch_run(scan.batch, kmm, *budget, &done);
+	work = ksm_batch_run(scan.batch, kmm, *budget, scan.sweeping, &done);
 	if (done)
 		ksm_registry_advance(kmm);
 	ksm_mm_put(kmm);

@@ -245,6 +245,16 @@ bool ksm_sight_wanting(void)
 }
 
 /**
+ * ksm_sight_wanted_lately - whether a key has become wanted in this pass
+ *
+ * Context: ksm_control held.
+ */
+bool ksm_sight_wanted_lately(void)
+{
+	return sight.nr_wanted[0];
+}
+
+/**
  * ksm_sight_renewing - whether a filter is being filled by ksm_sight_renew()
  *
  * Context: ksm_control held.
