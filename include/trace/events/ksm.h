@@ -23,7 +23,7 @@ DECLARE_EVENT_CLASS(ksm_pass,
 		__entry->seq = seq;
 		__entry->rmap_entries = rmap_entries;
 	),
-	TP_printk("seq %d rmap size %d", __entry->seq, __entry->rmap_entries)
+	TP_printk("pass %d, %u page records", __entry->seq, __entry->rmap_entries)
 );
 
 /**
@@ -55,7 +55,7 @@ DECLARE_EVENT_CLASS(ksm_registration,
 	TP_fast_assign(
 		__entry->mm = mm;
 	),
-	TP_printk("mm %p", __entry->mm)
+	TP_printk("mm=%p", __entry->mm)
 );
 
 /**
@@ -99,7 +99,7 @@ TRACE_EVENT(ksm_merge_one_page,
 		__entry->mm = mm;
 		__entry->err = err;
 	),
-	TP_printk("ksm pfn %lu rmap_item %p mm %p error %d",
+	TP_printk("pfn=%lu at=%p mm=%p err=%d",
 		  __entry->pfn, __entry->rmap_item, __entry->mm, __entry->err)
 );
 
@@ -128,9 +128,8 @@ TRACE_EVENT(ksm_merge_with_ksm_page,
 		__entry->mm = mm;
 		__entry->err = err;
 	),
-	TP_printk("%spfn %lu rmap_item %p mm %p error %d",
-		  __entry->ksm_page ? "ksm " : "",
-		  __entry->pfn, __entry->rmap_item, __entry->mm, __entry->err)
+	TP_printk("pfn=%lu at=%p mm=%p with=%p err=%d", __entry->pfn, __entry->rmap_item,
+		  __entry->mm, __entry->ksm_page, __entry->err)
 );
 
 /**
@@ -146,7 +145,7 @@ TRACE_EVENT(ksm_remove_ksm_page,
 	TP_fast_assign(
 		__entry->pfn = pfn;
 	),
-	TP_printk("pfn %lu", __entry->pfn)
+	TP_printk("pfn=%lu", __entry->pfn)
 );
 
 /**
@@ -168,7 +167,7 @@ TRACE_EVENT(ksm_remove_rmap_item,
 		__entry->rmap_item = rmap_item;
 		__entry->mm = mm;
 	),
-	TP_printk("pfn %lu rmap_item %p mm %p",
+	TP_printk("pfn=%lu index=%p mm=%p",
 		  __entry->pfn, __entry->rmap_item, __entry->mm)
 );
 
@@ -191,7 +190,7 @@ TRACE_EVENT(ksm_advisor,
 		__entry->pages_to_scan = pages_to_scan;
 		__entry->cpu_percent = cpu_percent;
 	),
-	TP_printk("ksm scan time %lld pages_to_scan %lu cpu percent %u",
+	TP_printk("pass took %lld s, pages_to_scan=%lu, cpu=%u%%",
 		  __entry->scan_time, __entry->pages_to_scan, __entry->cpu_percent)
 );
 
