@@ -56,7 +56,7 @@ function run_again(	at, parts) {
 
 function tell_retries(row, kernel) {
 	if (retries[row, kernel])
-		print "    " kernel ": " retries[row, kernel] " tries failed before this one"
+		print "    " kernel ": failed before: " retries[row, kernel] " of " retries[row, kernel] + 1 " tries"
 }
 
 # The program as a whole, where it printed no results.
@@ -167,7 +167,7 @@ function report(row,	words, mode, i, pair) {
 	judge_exit(row)
 	split(row, words, " ")
 	mode = substr(row, length(words[1]) + 2)
-	printf "%-21s %-20s %s  %s  %s\n", words[1], mode, column("base", row), \
+	printf "%-21s %-25s %s  %s  %s\n", words[1], mode, column("base", row), \
 		column("ours", row), verdict()
 	for (pair in unproven)
 		print "    " pair ": " unproven[pair] \
@@ -209,8 +209,8 @@ row == "" { next }
 { notes = notes $0 "\n" }
 
 END {
-	printf "%-21s %-20s %s  %s\n", "", "", "--------- base -----------", "--------- ours -----------"
-	printf "%-21s %-20s  pass fail skip exit  secs   pass fail skip exit  secs  verdict\n", \
+	printf "%-21s %-25s %s  %s\n", "", "", "--------- base -----------", "--------- ours -----------"
+	printf "%-21s %-25s  pass fail skip exit  secs   pass fail skip exit  secs  verdict\n", \
 		"program", "mode"
 	for (i = 1; i <= nr_rows; i++)
 		report(rows[i])
