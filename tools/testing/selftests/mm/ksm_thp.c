@@ -23,7 +23,10 @@ FIXTURE(huge_page)
 	char *small;	/* a registered page that is not part of it */
 };
 
-/* A huge page in a mapping of its own, or NULL. */
+/*
+ * A huge page in a mapping of its own, or NULL. Whether it could be had is for
+ * is_huge() to say; khugepaged is kept from putting together again what is split.
+ */
 static char *map_huge(size_t size)
 {
 	char *map = mmap(NULL, 2 * size, PROT_READ | PROT_WRITE,
@@ -35,7 +38,7 @@ static char *map_huge(size_t size)
 	if (madvise(map, size, MADV_HUGEPAGE))
 		return NULL;
 	*(volatile char *)map = 1;
-	return map;
+	return madvise(map, size, MADV_NOHUGEPAGE) ? NULL : map;
 }
 
 static bool is_huge(char *map, size_t size)

@@ -456,6 +456,8 @@ TEST_F(huge_page, gives_the_one_page_that_is_empty)
 	ASSERT_TRUE(!variant->locked || !mlock(self->map, self->size));
 	if (!is_huge(self->map, self->size))
 		SKIP(return, "no huge page to be had: memory may be fragmented");
+	/* Or khugepaged puts together again what was split. */
+	ASSERT_EQ(0, madvise(self->map, self->size, MADV_NOHUGEPAGE));
 	ASSERT_TRUE(replace_empty(self->map, self->pages));
 	EXPECT_COUNTED(variant->locked);
 	EXPECT_EQ(1, zeros(part, 1));
@@ -486,7 +488,8 @@ TEST_F(huge_page, made_out_of_zero_pages_takes_them_off_the_count)
 	EXPECT_TRUE(is_huge(self->map, self->size));
 	EXPECT_COUNTED(0);
 	EXPECT_EQ(0, zeros(self->map, self->pages));
-	/* And is split for them again. */
+	/* And is split for them again, and khugepaged leaves it so. */
+	ASSERT_EQ(0, madvise(self->map, self->size, MADV_NOHUGEPAGE));
 	ASSERT_TRUE(ksm_merge_all());
 	EXPECT_EQ(self->pages - used, zeros(self->map, self->pages));
 	EXPECT_COUNTED(variant->locked ? self->pages - used : 0);
