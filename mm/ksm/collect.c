@@ -75,12 +75,10 @@ static bool forget_gap(struct ksm_batch *batch, unsigned long last)
 	return true;
 }
 
-static struct ksm_record record_at(const struct ksm_batch *batch, unsigned long addr)
+static bool find_record(const struct ksm_batch *batch, unsigned long addr,
+			struct ksm_record *rec)
 {
-	return (struct ksm_record){
-		.block = batch->block,
-		.slot = (addr >> PAGE_SHIFT) & (KSM_BLOCK_PAGES - 1),
-	};
+	return ksm_block_find(batch->block, addr, rec);
 }
 
 /* Pages in a per-CPU list of the LRU look held, too; the next pass sees them. */
@@ -94,7 +92,9 @@ static bool folio_is_busy(struct folio *folio)
 
 static void see_nothing(struct ksm_batch *batch, unsigned long addr)
 {
-	if (batch->block && ksm_record_state(record_at(batch, addr)) != KSM_UNSEEN)
+	struct ksm_record rec;
+
+	if (find_record(batch, addr, &rec) && ksm_record_state(rec) != KSM_UNSEEN)
 		add_item(batch, addr, NULL, KSM_SIGHT_GONE);
 }
 
@@ -120,9 +120,8 @@ static void see_absent(struct ksm_batch *batch, unsigned long addr, softleaf_t e
 {
 	struct ksm_record rec;
 
-	if (!batch->block)
+	if (!find_record(batch, addr, &rec))
 		return;
-	rec = record_at(batch, addr);
 	if (ksm_record_state(rec) == KSM_MERGED && may_return(ksm_record_word(rec).site, entry))
 		return;
 	see_nothing(batch, addr);
@@ -161,9 +160,10 @@ static bool may_rest(const struct ksm_batch *batch, unsigned long addr, struct k
 /* A page is the same if its entry maps the same PFN and is clean. */
 static bool pass_over(struct ksm_batch *batch, unsigned long addr, unsigned long pfn)
 {
-	struct ksm_record rec = record_at(batch, addr);
+	struct ksm_record rec;
 
-	if (!batch->block || !ksm_record_has_tag(rec, pfn) || !may_rest(batch, addr, rec, pfn))
+	if (!find_record(batch, addr, &rec) || !ksm_record_has_tag(rec, pfn) ||
+	    !may_rest(batch, addr, rec, pfn))
 		return false;
 	batch->considered++;
 	batch->skipped++;
@@ -207,11 +207,11 @@ static void note_change(struct ksm_batch *batch, unsigned long addr, struct page
  */
 static void sweep_page(struct ksm_batch *batch, unsigned long addr, unsigned long pfn, bool dirty)
 {
-	struct ksm_record rec = record_at(batch, addr);
+	struct ksm_record rec;
 	struct folio *folio;
 
 	batch->work += KSM_COST_UNCHANGED;
-	if (!batch->block || ksm_record_state(rec) != KSM_SETTLED ||
+	if (!find_record(batch, addr, &rec) || ksm_record_state(rec) != KSM_SETTLED ||
 	    !ksm_sight_wanted(ksm_record_word(rec).key))
 		return;
 	if (batch->dirty_bit && (dirty || !ksm_record_has_tag(rec, pfn)))
@@ -233,9 +233,9 @@ static void sweep_pte(struct ksm_batch *batch, unsigned long addr, pte_t pte)
 /* Whether the entry was clean, and the page the same, since the last visit. */
 static bool known_unchanged(const struct ksm_batch *batch, unsigned long addr, struct page *page)
 {
-	struct ksm_record rec = record_at(batch, addr);
+	struct ksm_record rec;
 
-	if (!batch->block || !ksm_record_has_tag(rec, page_to_pfn(page)))
+	if (!find_record(batch, addr, &rec) || !ksm_record_has_tag(rec, page_to_pfn(page)))
 		return false;
 	switch (ksm_record_state(rec)) {
 	case KSM_CLEANED:
@@ -249,10 +249,10 @@ static bool known_unchanged(const struct ksm_batch *batch, unsigned long addr, s
 
 static void see_merged(struct ksm_batch *batch, unsigned long addr, struct folio *folio)
 {
-	struct ksm_record rec = record_at(batch, addr);
+	struct ksm_record rec;
 
 	batch->considered++;
-	if (batch->block && ksm_record_state(rec) == KSM_MERGED &&
+	if (find_record(batch, addr, &rec) && ksm_record_state(rec) == KSM_MERGED &&
 	    ksm_stable_owns(ksm_record_word(rec).site->stable, folio)) {
 		batch->skipped++;
 		batch->work += KSM_COST_UNCHANGED;

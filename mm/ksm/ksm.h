@@ -184,18 +184,27 @@ union ksm_word {
 
 /**
  * struct ksm_block - the page records of an aligned stretch of address space
- * @word: second halves
- * @head: first halves: enum ksm_state, and a tag of the PFN that was seen last
+ * @map: bit n tells that its nth page has a record; records stand in this order
+ * @room: for so many records, at most KSM_BLOCK_PAGES; then each page has one
  * @used: how many are not KSM_UNSEEN
+ * @word: second halves of the records; behind them the first halves, see
+ *	ksm_block_heads()
  *
  * Two arrays, so that a record costs twelve bytes, and what tells that a page
  * has not changed lies together.
  */
 struct ksm_block {
-	union ksm_word word[KSM_BLOCK_PAGES];
-	u32 head[KSM_BLOCK_PAGES];
+	u64 map;
+	u8 room;
 	u8 used;
+	union ksm_word word[];
 };
+
+/* First halves of the records: enum ksm_state, and a tag of the PFN that was seen last. */
+static inline u32 *ksm_block_heads(struct ksm_block *block)
+{
+	return (u32 *)(block->word + block->room);
+}
 
 #define KSM_STATE_BITS		3
 #define KSM_STATE_MASK		((1U << KSM_STATE_BITS) - 1)
@@ -214,6 +223,7 @@ static inline u32 ksm_pfn_tag(unsigned long pfn)
  * struct ksm_track - all page records of one address space
  * @blocks: struct ksm_block by address >> (PAGE_SHIFT + KSM_BLOCK_SHIFT)
  * @nr_blocks: blocks allocated
+ * @bytes: what they take
  * @nr: records by state, except KSM_UNSEEN
  * @totals: KSM_NR_STATES sums over all address spaces, kept up with @nr
  *
@@ -222,12 +232,13 @@ static inline u32 ksm_pfn_tag(unsigned long pfn)
 struct ksm_track {
 	struct xarray blocks;
 	unsigned long nr_blocks;
+	unsigned long bytes;
 	unsigned long nr[KSM_NR_STATES];
 	atomic_long_t *totals;
 };
 
 /**
- * struct ksm_record - names one page record; valid while its block stays
+ * struct ksm_record - names one page record; valid until its block gets another
  * @block: where
  * @slot: which
  */
@@ -238,7 +249,7 @@ struct ksm_record {
 
 static inline enum ksm_state ksm_record_state(struct ksm_record rec)
 {
-	return rec.block->head[rec.slot] & KSM_STATE_MASK;
+	return ksm_block_heads(rec.block)[rec.slot] & KSM_STATE_MASK;
 }
 
 static inline union ksm_word ksm_record_word(struct ksm_record rec)
@@ -248,13 +259,27 @@ static inline union ksm_word ksm_record_word(struct ksm_record rec)
 
 static inline bool ksm_record_has_tag(struct ksm_record rec, unsigned long pfn)
 {
-	return (rec.block->head[rec.slot] & ~KSM_STATE_MASK) == ksm_pfn_tag(pfn);
+	return (ksm_block_heads(rec.block)[rec.slot] & ~KSM_STATE_MASK) == ksm_pfn_tag(pfn);
 }
 
 /* A record keeps its tag until it becomes KSM_UNSEEN. */
 static inline void ksm_record_set_tag(struct ksm_record rec, unsigned long pfn)
 {
-	rec.block->head[rec.slot] = ksm_pfn_tag(pfn) | ksm_record_state(rec);
+	ksm_block_heads(rec.block)[rec.slot] = ksm_pfn_tag(pfn) | ksm_record_state(rec);
+}
+
+/* Whether there is a block, and in it a record of the page at @addr. */
+static inline bool ksm_block_find(struct ksm_block *block, unsigned long addr,
+				  struct ksm_record *rec)
+{
+	unsigned int nth = (addr >> PAGE_SHIFT) & (KSM_BLOCK_PAGES - 1);
+
+	if (!block || !(block->map & BIT_ULL(nth)))
+		return false;
+	rec->block = block;
+	rec->slot = block->room == KSM_BLOCK_PAGES ? nth :
+						     hweight64(block->map & (BIT_ULL(nth) - 1));
+	return true;
 }
 
 int ksm_track_cache_create(void);

@@ -110,7 +110,7 @@ long ksm_process_profit(struct mm_struct *mm)
 	if (!kmm)
 		return bytes;
 	bytes -= sizeof(*kmm);
-	bytes -= READ_ONCE(kmm->track.nr_blocks) * sizeof(struct ksm_block);
+	bytes -= READ_ONCE(kmm->track.bytes);
 	bytes -= READ_ONCE(kmm->track.nr[KSM_CANDIDATE]) * sizeof(struct ksm_candidate);
 	bytes -= READ_ONCE(kmm->track.nr[KSM_MERGED]) * sizeof(struct ksm_site);
 	ksm_mm_put(kmm);

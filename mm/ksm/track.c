@@ -2,28 +2,45 @@
 /*
  * Page records: what is known of each page of a registered mm.
  *
- * Records lie in blocks of KSM_BLOCK_PAGES, one block per aligned stretch of
- * address space, found by address. A page that is only watched costs twelve
- * bytes and its share of the block's index entry; stretches without pages
- * cost nothing. This room knows neither page tables nor forests: what a word
+ * Records lie in blocks, one per aligned stretch of KSM_BLOCK_PAGES, found by
+ * address. A page that is only watched costs twelve bytes and its share of the
+ * block's index entry; stretches without pages cost nothing, and where few pages
+ * are present the block has room for few records. This room knows neither page tables nor forests: what a word
  * points to belongs to others, who must take it back before the record goes.
  */
 #include <kunit/static_stub.h>
+#include <linux/bitops.h>
 #include <linux/slab.h>
 
 #include "ksm.h"
 
-static struct kmem_cache *ksm_block_cache __ro_after_init;
+/* The sizes of blocks: records that there is room for. */
+static const u8 block_rooms[] = { 4, 16, KSM_BLOCK_PAGES };
+
+static struct kmem_cache *block_caches[ARRAY_SIZE(block_rooms)] __ro_after_init;
+
+static unsigned int block_bytes(unsigned int room)
+{
+	return sizeof(struct ksm_block) + room * (sizeof(union ksm_word) + sizeof(u32));
+}
 
 /**
- * ksm_track_cache_create - make the cache of blocks
+ * ksm_track_cache_create - make the caches of blocks
  *
  * Return: 0 or -ENOMEM.
  */
 int __init ksm_track_cache_create(void)
 {
-	ksm_block_cache = kmem_cache_create("ksm_block", sizeof(struct ksm_block), 0, 0, NULL);
-	return ksm_block_cache ? 0 : -ENOMEM;
+	static const char *const names[] = { "ksm_block_4", "ksm_block_16", "ksm_block" };
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(block_rooms); i++) {
+		block_caches[i] = kmem_cache_create(names[i], block_bytes(block_rooms[i]), 0, 0,
+						    NULL);
+		if (!block_caches[i])
+			return -ENOMEM;
+	}
+	return 0;
 }
 
 static unsigned long block_index(unsigned long addr)
@@ -31,7 +48,7 @@ static unsigned long block_index(unsigned long addr)
 	return addr >> (PAGE_SHIFT + KSM_BLOCK_SHIFT);
 }
 
-static unsigned int block_slot(unsigned long addr)
+static unsigned int page_in_block(unsigned long addr)
 {
 	return (addr >> PAGE_SHIFT) & (KSM_BLOCK_PAGES - 1);
 }
@@ -62,7 +79,7 @@ struct ksm_block *ksm_track_block(struct ksm_track *track, unsigned long addr)
 }
 
 /**
- * ksm_track_find - the record of a page, if its block exists
+ * ksm_track_find - the record of a page, if there is one
  * @track: where
  * @addr: of the page
  * @rec: result
@@ -72,16 +89,14 @@ struct ksm_block *ksm_track_block(struct ksm_track *track, unsigned long addr)
  */
 bool ksm_track_find(struct ksm_track *track, unsigned long addr, struct ksm_record *rec)
 {
-	rec->block = ksm_track_block(track, addr);
-	rec->slot = block_slot(addr);
-	return rec->block;
+	return ksm_block_find(ksm_track_block(track, addr), addr, rec);
 }
 
 /**
  * ksm_track_store - put a block into the index
  * @track: where
  * @addr: any address of the block
- * @block: not yet in there
+ * @block: instead of the one that is there, if any
  * @gfp: how to allocate the index's own memory
  *
  * A function of its own so that tests can make it fail.
@@ -96,6 +111,79 @@ int ksm_track_store(struct ksm_track *track, unsigned long addr, struct ksm_bloc
 	return xa_err(xa_store(&track->blocks, block_index(addr), block, gfp));
 }
 
+static struct ksm_block *alloc_block(struct ksm_track *track, unsigned int size, gfp_t gfp)
+{
+	struct ksm_block *block = ksm_cache_alloc(block_caches[size], gfp | __GFP_ZERO);
+
+	if (!block)
+		return NULL;
+	block->room = block_rooms[size];
+	if (block->room == KSM_BLOCK_PAGES)
+		block->map = U64_MAX;
+	track->nr_blocks++;
+	track->bytes += block_bytes(block->room);
+	return block;
+}
+
+static void free_block(struct ksm_track *track, struct ksm_block *block)
+{
+	unsigned int size = 0;
+
+	while (block_rooms[size] != block->room)
+		size++;
+	track->nr_blocks--;
+	track->bytes -= block_bytes(block->room);
+	ksm_cache_free(block_caches[size], block);
+}
+
+/* Adds an unseen record of the nth page to a block that has room; returns its slot. */
+static unsigned int add_record(struct ksm_block *block, unsigned int nth)
+{
+	unsigned int nr = hweight64(block->map), slot = hweight64(block->map & (BIT_ULL(nth) - 1));
+	u32 *heads = ksm_block_heads(block);
+
+	if (block->room == KSM_BLOCK_PAGES)
+		return nth;
+	memmove(&block->word[slot + 1], &block->word[slot], (nr - slot) * sizeof(block->word[0]));
+	memmove(&heads[slot + 1], &heads[slot], (nr - slot) * sizeof(heads[0]));
+	heads[slot] = KSM_UNSEEN;
+	block->map |= BIT_ULL(nth);
+	return slot;
+}
+
+/* Records in use go over to a block that has room for one more than these. */
+static struct ksm_block *remake_block(struct ksm_track *track, unsigned long addr,
+				      struct ksm_block *old, gfp_t gfp)
+{
+	unsigned int to, from = 0, size = 0;
+	struct ksm_block *block;
+	u64 left;
+
+	while (old && block_rooms[size] <= old->used)
+		size++;
+	block = alloc_block(track, size, gfp);
+	if (!block)
+		return NULL;
+	if (ksm_track_store(track, addr, block, gfp)) {
+		free_block(track, block);
+		return NULL;
+	}
+	if (!old)
+		return block;
+	for (left = old->map; left; left &= left - 1, from++) {
+		u32 head = ksm_block_heads(old)[from];
+
+		if ((head & KSM_STATE_MASK) == KSM_UNSEEN)
+			continue;
+		to = add_record(block, __ffs64(left));
+		block->word[to] = old->word[from];
+		ksm_block_heads(block)[to] = head;
+	}
+	block->used = old->used;
+	free_block(track, old);
+	return block;
+}
+
 /**
  * ksm_track_get - the record of a page, made if need be
  * @track: where
@@ -103,27 +191,22 @@ int ksm_track_store(struct ksm_track *track, unsigned long addr, struct ksm_bloc
  * @gfp: how to allocate
  * @rec: result
  *
- * Context: the owner's lock held; sleeps as @gfp allows.
+ * Context: the owner's lock held; sleeps as @gfp allows. Invalidates all other
+ * struct ksm_record of the block, and pointers to the block, if it makes one.
  * Return: 0, or -ENOMEM and nothing changed.
  */
 int ksm_track_get(struct ksm_track *track, unsigned long addr, gfp_t gfp, struct ksm_record *rec)
 {
-	struct ksm_block *block;
-	int err;
+	struct ksm_block *block = ksm_track_block(track, addr);
 
-	if (ksm_track_find(track, addr, rec))
+	if (ksm_block_find(block, addr, rec))
 		return 0;
-
-	block = ksm_cache_alloc(ksm_block_cache, gfp | __GFP_ZERO);
+	if (!block || hweight64(block->map) == block->room)
+		block = remake_block(track, addr, block, gfp);
 	if (!block)
 		return -ENOMEM;
-	err = ksm_track_store(track, addr, block, gfp);
-	if (err) {
-		ksm_cache_free(ksm_block_cache, block);
-		return err;
-	}
-	track->nr_blocks++;
 	rec->block = block;
+	rec->slot = add_record(block, page_in_block(addr));
 	return 0;
 }
 
@@ -142,16 +225,14 @@ int ksm_track_get(struct ksm_track *track, unsigned long addr, gfp_t gfp, struct
 void ksm_track_set(struct ksm_track *track, struct ksm_record rec, enum ksm_state state,
 		   union ksm_word word)
 {
-	enum ksm_state old = ksm_record_state(rec);
+	u32 *head = &ksm_block_heads(rec.block)[rec.slot];
+	enum ksm_state old = *head & KSM_STATE_MASK;
 
 	rec.block->word[rec.slot] = word;
 	if (old == state)
 		return;
 
-	if (state == KSM_UNSEEN)
-		rec.block->head[rec.slot] = 0;
-	else
-		rec.block->head[rec.slot] = (rec.block->head[rec.slot] & ~KSM_STATE_MASK) | state;
+	*head = state == KSM_UNSEEN ? 0 : (*head & ~KSM_STATE_MASK) | state;
 	if (old != KSM_UNSEEN) {
 		rec.block->used--;
 		track->nr[old]--;
@@ -162,6 +243,26 @@ void ksm_track_set(struct ksm_track *track, struct ksm_record rec, enum ksm_stat
 		track->nr[state]++;
 		atomic_long_inc(&track->totals[state]);
 	}
+}
+
+static bool next_in_block(struct ksm_block *block, unsigned long base, unsigned long *addr,
+			  unsigned long last, struct ksm_record *rec)
+{
+	unsigned int first = base < *addr ? page_in_block(*addr) : 0;
+	u64 left = block->map & (U64_MAX << first);
+
+	for (; left; left &= left - 1) {
+		unsigned long at = base + ((unsigned long)__ffs64(left) << PAGE_SHIFT);
+
+		if (at > last)
+			return false;
+		ksm_block_find(block, at, rec);
+		if (ksm_record_state(*rec) == KSM_UNSEEN)
+			continue;
+		*addr = at;
+		return true;
+	}
+	return false;
 }
 
 /**
@@ -178,27 +279,11 @@ bool ksm_track_next(struct ksm_track *track, unsigned long *addr, unsigned long 
 		    struct ksm_record *rec)
 {
 	unsigned long index = block_index(*addr);
-	unsigned int slot = block_slot(*addr);
 	struct ksm_block *block;
 
 	xa_for_each_range(&track->blocks, index, block, index, block_index(last)) {
-		unsigned long base = index << (PAGE_SHIFT + KSM_BLOCK_SHIFT);
-
-		if (base > *addr)
-			slot = 0;
-		for (; slot < KSM_BLOCK_PAGES; slot++) {
-			unsigned long at = base + ((unsigned long)slot << PAGE_SHIFT);
-
-			if (at > last)
-				return false;
-			if ((block->head[slot] & KSM_STATE_MASK) == KSM_UNSEEN)
-				continue;
-			*addr = at;
-			rec->block = block;
-			rec->slot = slot;
+		if (next_in_block(block, index << (PAGE_SHIFT + KSM_BLOCK_SHIFT), addr, last, rec))
 			return true;
-		}
-		slot = 0;
 	}
 	return false;
 }
@@ -220,8 +305,7 @@ void ksm_track_trim(struct ksm_track *track, unsigned long addr, unsigned long l
 		if (block->used)
 			continue;
 		xa_erase(&track->blocks, index);
-		ksm_cache_free(ksm_block_cache, block);
-		track->nr_blocks--;
+		free_block(track, block);
 	}
 }
 

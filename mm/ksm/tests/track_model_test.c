@@ -181,8 +181,10 @@ static bool page_matches(struct track_test *tt, const struct model_page *mp)
 	struct ksm_record rec;
 	bool found = ksm_track_find(&tt->track, mp->addr, &rec);
 
-	if (!found || !mp->block->block)
-		return found == !!mp->block->block;
+	if (ksm_track_block(&tt->track, mp->addr) != mp->block->block)
+		return false;
+	if (!found)
+		return mp->state == KSM_UNSEEN;
 	return rec.block == mp->block->block && rec.block->used == mp->block->used &&
 	       ksm_record_state(rec) == mp->state &&
 	       (mp->state == KSM_UNSEEN || ksm_record_word(rec).key == mp->word);
@@ -251,17 +253,17 @@ static bool step_put(struct kunit *test, struct model *model, struct model_page 
 
 	if (luck < 2) {
 		err = ksm_get_without_memory(test, mp->addr, luck, &rec);
-		if (!mp->block->block)
-			return err == -ENOMEM;
+		if (err)
+			return err == -ENOMEM && mp->state == KSM_UNSEEN;
 	} else {
 		err = ksm_track_get(&tt->track, mp->addr, GFP_KERNEL, &rec);
 	}
 	if (err)
 		return false;
-	if (!mp->block->block) {
-		mp->block->block = rec.block;
+	/* It may have been made anew to get more room. */
+	if (!mp->block->block)
 		model->nr_blocks++;
-	}
+	mp->block->block = rec.block;
 	if (!page_matches(tt, mp))
 		return false;
 	ksm_track_set(&tt->track, rec, state, word);

@@ -72,6 +72,7 @@ void ksm_track_test_exit(struct kunit *test)
 	ksm_track_trim(&tt->track, 0, ULONG_MAX);
 	KUNIT_EXPECT_TRUE(test, xa_empty(&tt->track.blocks));
 	KUNIT_EXPECT_EQ(test, tt->track.nr_blocks, 0);
+	KUNIT_EXPECT_EQ(test, tt->track.bytes, 0);
 	KUNIT_EXPECT_EQ(test, tt->nr_live, 0);
 }
 
@@ -128,18 +129,18 @@ static void new_track_has_no_records(struct kunit *test)
 static void new_records_are_unseen(struct kunit *test)
 {
 	struct track_test *tt = test->priv;
-	struct ksm_record rec = get_record(test, KSM_BLOCK_SIZE);
+	struct ksm_record rec;
 	unsigned long addr = 0;
 	unsigned int i;
 
+	for (i = 0; i < KSM_BLOCK_PAGES; i++) {
+		rec = get_record(test, KSM_BLOCK_SIZE + nth_page(i * 37 % KSM_BLOCK_PAGES));
+		KUNIT_EXPECT_EQ(test, ksm_record_state(rec), KSM_UNSEEN);
+		KUNIT_EXPECT_EQ(test, rec.block->used, 0);
+	}
 	KUNIT_EXPECT_EQ(test, tt->nr_live, 1);
 	KUNIT_EXPECT_EQ(test, tt->track.nr_blocks, 1);
 	KUNIT_EXPECT_EQ(test, ksm_track_records(&tt->track), 0);
-	KUNIT_EXPECT_EQ(test, rec.block->used, 0);
-	for (i = 0; i < KSM_BLOCK_PAGES; i++) {
-		rec.slot = i;
-		KUNIT_EXPECT_EQ(test, ksm_record_state(rec), KSM_UNSEEN);
-	}
 	KUNIT_EXPECT_FALSE(test, ksm_track_next(&tt->track, &addr, ULONG_MAX, &rec));
 	KUNIT_EXPECT_EQ(test, addr, 0);
 }
@@ -148,10 +149,12 @@ static void block_holds_one_aligned_stretch(struct kunit *test)
 {
 	struct track_test *tt = test->priv;
 	unsigned long base = 77 * KSM_BLOCK_SIZE;
-	struct ksm_record made = get_record(test, base + nth_page(40) + 123), rec;
+	struct ksm_record made, rec;
 	unsigned long page;
 
-	KUNIT_EXPECT_EQ(test, made.slot, 40);
+	for (page = 0; page < KSM_BLOCK_PAGES; page++)
+		use_page(test, base + nth_page(page) + 123, KSM_HASHED);
+	made = get_record(test, base);
 	for (page = 0; page < KSM_BLOCK_PAGES; page++) {
 		unsigned long addr = base + nth_page(page);
 
@@ -166,6 +169,82 @@ static void block_holds_one_aligned_stretch(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, ksm_track_find(&tt->track, base - 1, &rec));
 	KUNIT_EXPECT_FALSE(test, ksm_track_find(&tt->track, base + KSM_BLOCK_SIZE, &rec));
 	KUNIT_EXPECT_EQ(test, tt->track.nr_blocks, 1);
+}
+
+/* The nth of a block's pages in an order that is not that of their addresses. */
+static unsigned long scattered(unsigned int n)
+{
+	return nth_page(n * 37 % KSM_BLOCK_PAGES);
+}
+
+/* States are from KSM_HASHED on, and keys say whose they are. */
+static void use_scattered(struct kunit *test, unsigned int n)
+{
+	struct track_test *tt = test->priv;
+	struct ksm_record rec = get_record(test, scattered(n));
+
+	ksm_track_set(&tt->track, rec, KSM_HASHED + n % (KSM_NR_STATES - KSM_HASHED),
+		      (union ksm_word){ .key = n });
+	ksm_record_set_tag(rec, 1000 + n);
+}
+
+static void expect_scattered(struct kunit *test, unsigned int n)
+{
+	struct track_test *tt = test->priv;
+	struct ksm_record rec;
+
+	KUNIT_ASSERT_TRUE(test, ksm_track_find(&tt->track, scattered(n), &rec));
+	KUNIT_EXPECT_EQ(test, ksm_record_state(rec), KSM_HASHED + n % (KSM_NR_STATES - KSM_HASHED));
+	KUNIT_EXPECT_EQ(test, ksm_record_word(rec).key, n);
+	KUNIT_EXPECT_TRUE(test, ksm_record_has_tag(rec, 1000 + n));
+}
+
+/* Nothing gets lost or mixed up while a block grows, record by record. */
+static void block_grows_with_its_records(struct kunit *test)
+{
+	struct track_test *tt = test->priv;
+	unsigned int n, i;
+
+	for (n = 0; n < KSM_BLOCK_PAGES; n++) {
+		use_scattered(test, n);
+		KUNIT_EXPECT_EQ(test, ksm_track_records(&tt->track), n + 1);
+		KUNIT_EXPECT_EQ(test, ksm_track_block(&tt->track, 0)->used, n + 1);
+		KUNIT_EXPECT_EQ(test, tt->nr_live, 1);
+		for (i = 0; i <= n; i++)
+			expect_scattered(test, i);
+		for (; i < KSM_BLOCK_PAGES; i++)
+			KUNIT_EXPECT_FALSE(test, is_used(tt, scattered(i)));
+	}
+	/* Twelve bytes for each, and little for the block. */
+	KUNIT_EXPECT_LE(test, tt->track.bytes, 12 * KSM_BLOCK_PAGES + 16);
+}
+
+static void lonely_page_costs_no_more_than_a_cache_line(struct kunit *test)
+{
+	struct track_test *tt = test->priv;
+
+	use_page(test, nth_page(7), KSM_SETTLED);
+	KUNIT_EXPECT_LE(test, tt->track.bytes, 64);
+	use_page(test, nth_page(3), KSM_SETTLED);
+	use_page(test, nth_page(60), KSM_SETTLED);
+	KUNIT_EXPECT_LE(test, tt->track.bytes, 64);
+	KUNIT_EXPECT_EQ(test, tt->track.nr_blocks, 1);
+}
+
+/* A few pages that come and go all over a stretch do not make its block grow. */
+static void block_gets_rid_of_unseen_records(struct kunit *test)
+{
+	struct track_test *tt = test->priv;
+	unsigned int n;
+
+	for (n = 0; n < 20 * KSM_BLOCK_PAGES; n++) {
+		use_scattered(test, n % KSM_BLOCK_PAGES);
+		if (n >= 2)
+			use_page(test, scattered((n - 2) % KSM_BLOCK_PAGES), KSM_UNSEEN);
+		KUNIT_EXPECT_LE(test, tt->track.bytes, 64);
+		KUNIT_EXPECT_LE(test, ksm_track_records(&tt->track), 2);
+		expect_scattered(test, n % KSM_BLOCK_PAGES);
+	}
 }
 
 static void expect_only(struct kunit *test, enum ksm_state only, unsigned long nr)
@@ -277,7 +356,8 @@ static void next_keeps_to_its_range(struct kunit *test)
 	unsigned int i;
 
 	for (i = 0; i < ARRAY_SIZE(used); i++)
-		use_page(test, base + nth_page(used[i]), KSM_HASHED);
+		ksm_track_set(&tt->track, get_record(test, base + nth_page(used[i])), KSM_HASHED,
+			      (union ksm_word){ .key = used[i] });
 	for (first = 0; first < nr_pages; first++) {
 		for (last = first; last < nr_pages; last++) {
 			unsigned long start = base + nth_page(first), addr = start;
@@ -290,8 +370,8 @@ static void next_keeps_to_its_range(struct kunit *test)
 				;
 			if (i < ARRAY_SIZE(used) && used[i] <= last)
 				nr_wrong += !found || addr != base + nth_page(used[i]) ||
-					    rec.slot != used[i] % KSM_BLOCK_PAGES ||
-					    rec.block != ksm_track_block(&tt->track, addr);
+					    rec.block != ksm_track_block(&tt->track, addr) ||
+					    ksm_record_word(rec).key != used[i];
 			else
 				nr_wrong += found || addr != start;
 		}
@@ -403,6 +483,32 @@ static void no_memory_for_the_index_changes_nothing(struct kunit *test)
 	check_failed_allocation(test, true);
 }
 
+/* Of every size, when it is full. */
+static void no_memory_to_grow_loses_nothing(struct kunit *test)
+{
+	struct track_test *tt = test->priv;
+	unsigned int n, i, refused = 0;
+	struct ksm_record rec;
+
+	for (n = 0; n < KSM_BLOCK_PAGES; n++) {
+		for (i = 0; i < 2; i++) {
+			struct ksm_block *block = ksm_track_block(&tt->track, 0);
+
+			if (ksm_get_without_memory(test, scattered(n), i, &rec) == 0)
+				continue;
+			refused++;
+			KUNIT_EXPECT_PTR_EQ(test, ksm_track_block(&tt->track, 0), block);
+			KUNIT_EXPECT_FALSE(test, is_used(tt, scattered(n)));
+			KUNIT_EXPECT_EQ(test, ksm_track_records(&tt->track), n);
+		}
+		use_scattered(test, n);
+		for (i = 0; i <= n; i++)
+			expect_scattered(test, i);
+	}
+	/* Twice for each of the three sizes. */
+	KUNIT_EXPECT_EQ(test, refused, 6);
+}
+
 static void caller_decides_how_to_allocate(struct kunit *test)
 {
 	struct track_test *tt = test->priv;
@@ -418,6 +524,9 @@ static struct kunit_case track_cases[] = {
 	KUNIT_CASE(new_track_has_no_records),
 	KUNIT_CASE(new_records_are_unseen),
 	KUNIT_CASE(block_holds_one_aligned_stretch),
+	KUNIT_CASE(block_grows_with_its_records),
+	KUNIT_CASE(lonely_page_costs_no_more_than_a_cache_line),
+	KUNIT_CASE(block_gets_rid_of_unseen_records),
 	KUNIT_CASE(counters_follow_every_change_of_state),
 	KUNIT_CASE(record_keeps_its_word),
 	KUNIT_CASE(full_block_can_be_emptied),
@@ -427,6 +536,7 @@ static struct kunit_case track_cases[] = {
 	KUNIT_CASE(totals_sum_over_address_spaces),
 	KUNIT_CASE(no_memory_for_a_block_changes_nothing),
 	KUNIT_CASE(no_memory_for_the_index_changes_nothing),
+	KUNIT_CASE(no_memory_to_grow_loses_nothing),
 	KUNIT_CASE(caller_decides_how_to_allocate),
 	{}
 };
