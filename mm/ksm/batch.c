@@ -111,6 +111,8 @@ static void hash_items(struct ksm_batch *batch)
 			continue;
 		prefetch_item(batch, i + 1);
 		item->key = ksm_page_key(item->page);
+		ksm_stable_prefetch(item->key);
+		ksm_unstable_prefetch(item->key);
 		put_page(item->page);
 		item->page = NULL;
 	}

@@ -8,11 +8,15 @@
  * write by an application can put a tree out of order.
  */
 #include <linux/memblock.h>
+#include <linux/prefetch.h>
 
 #include "ksm.h"
 
-/* One tree for this many bytes of memory, as a power of two: 4 MiB. */
-#define KSM_FOREST_SCALE	22
+/*
+ * One tree for this many bytes of memory, as a power of two: 128 KiB. So trees
+ * are low, and a forest takes an eighth of a per mille of memory.
+ */
+#define KSM_FOREST_SCALE	17
 
 /**
  * ksm_forest_alloc - allocate a forest in proportion to the memory size
@@ -61,6 +65,16 @@ struct ksm_root *ksm_forest_root(const struct ksm_forest *forest, u64 key)
 {
 	/* In two steps: a shift by 64 is not defined. */
 	return &forest->roots[(key >> 1) >> (63 - forest->bits)];
+}
+
+/**
+ * ksm_forest_prefetch - say that a key will be looked up soon
+ * @forest: where
+ * @key: the key
+ */
+void ksm_forest_prefetch(const struct ksm_forest *forest, u64 key)
+{
+	prefetch(ksm_forest_root(forest, key));
 }
 
 static bool ksm_node_less(struct rb_node *a, const struct rb_node *b)

@@ -111,6 +111,7 @@ struct ksm_forest {
 
 void ksm_forest_alloc(struct ksm_forest *forest, const char *name);
 void ksm_forest_plant(struct ksm_forest *forest, struct ksm_root *roots, unsigned int bits);
+void ksm_forest_prefetch(const struct ksm_forest *forest, u64 key);
 struct ksm_root *ksm_forest_root(const struct ksm_forest *forest, u64 key);
 void ksm_root_insert(struct ksm_root *root, struct ksm_node *node);
 void ksm_root_insert_first(struct ksm_root *root, struct ksm_node *node);
@@ -372,6 +373,7 @@ static inline bool ksm_candidate_waited(const struct ksm_candidate *candidate, u
 }
 
 int ksm_unstable_init(void);
+void ksm_unstable_prefetch(u64 key);
 bool ksm_unstable_find(u64 key, const struct ksm_mm *kmm, unsigned long addr,
 		       struct ksm_partner *partner);
 int ksm_unstable_add(struct ksm_mm *kmm, unsigned long addr, struct ksm_record rec, u64 key);
@@ -451,6 +453,7 @@ struct ksm_stable *ksm_folio_stable(const struct folio *folio);
 bool ksm_stable_owns(const struct ksm_stable *stable, const struct folio *folio);
 struct folio *ksm_stable_get_folio(const struct ksm_stable *stable);
 struct folio *ksm_stable_lock_folio(const struct ksm_stable *stable, bool wait);
+void ksm_stable_prefetch(u64 key);
 unsigned int ksm_stable_find(u64 key, struct folio *found[KSM_KEY_TWINS]);
 void ksm_stable_plant(struct ksm_stable *stable, struct folio *folio, u64 key);
 void ksm_stable_forget_pfns(unsigned long start_pfn, unsigned long nr_pages);

@@ -259,6 +259,15 @@ static void prune_chain(struct ksm_root *root, struct ksm_node *node)
 }
 
 /**
+ * ksm_stable_prefetch - say that merged folios will be looked for soon
+ * @key: of their contents
+ */
+void ksm_stable_prefetch(u64 key)
+{
+	ksm_forest_prefetch(&stable_forest, key);
+}
+
+/**
  * ksm_stable_find - merged folios with a key, and with room for another site
  * @key: of their contents
  * @found: room for the result, each folio with a reference

@@ -36,6 +36,15 @@ static struct ksm_candidate *to_candidate(struct ksm_node *node)
 }
 
 /**
+ * ksm_unstable_prefetch - say that a partner will be looked for soon
+ * @key: checksum of the page
+ */
+void ksm_unstable_prefetch(u64 key)
+{
+	ksm_forest_prefetch(&unstable, key);
+}
+
+/**
  * ksm_unstable_find - find a partner for a page
  * @key: checksum of the page
  * @kmm: whose page
