@@ -7,13 +7,14 @@ MACHINE ?= x86
 # Settings that may be given on the command line or in the environment.
 export J MEM CPUS ACCEL KSRC DEPS SIZE ROUNDS
 
-.PHONY: help demo check check-clients bench kernel uml base-kernel base-uml shell clean distclean
+.PHONY: help demo check check-base check-clients bench kernel uml base-kernel base-uml shell clean distclean
 # Each script uses all CPUs by itself.
 .NOTPARALLEL:
 
 help:
 	@echo 'make demo         boot the kernel, run eight redis-servers, watch KSM save memory'
 	@echo 'make check        all tests'
+	@echo "make check-base   the base tree's own selftests, in its kernel and in ours"
 	@echo 'make check-clients  QEMU, node_exporter, stress-ng and ksmtuned work with it'
 	@echo 'make bench        measure it against the base, 20 minutes; a quiet machine is best'
 	@echo 'make kernel       build/x86_64/bzImage, Linux with this KSM for QEMU'
@@ -40,6 +41,9 @@ demo:
 
 check:
 	@scripts/check
+
+check-base:
+	@scripts/check base
 
 check-clients:
 	@scripts/check-clients
