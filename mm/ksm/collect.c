@@ -340,15 +340,75 @@ static void see_pte(struct ksm_batch *batch, struct vm_area_struct *vma, unsigne
 	}
 }
 
+/* Pages from here on, up to the first that is due to be hashed again. */
+static unsigned int pages_before_refresh(const struct ksm_batch *batch, unsigned long addr)
+{
+	if (batch->refresh_all)
+		return 0;
+	return -((addr >> PAGE_SHIFT) + batch->pass) % KSM_REFRESH_PASSES;
+}
+
+/*
+ * Passes over settled pages that have not changed, as far as a block of records
+ * goes: what there is most of, in few instructions. Returns how many there are;
+ * what is behind them may have to be passed over, too.
+ */
+static unsigned int pass_over_settled(struct ksm_batch *batch, unsigned long addr, pte_t *ptep,
+				      unsigned long end)
+{
+	unsigned int nth = (addr >> PAGE_SHIFT) & (KSM_BLOCK_PAGES - 1), nr, most;
+	const u32 *heads;
+
+	if (!batch->block || batch->block->room != KSM_BLOCK_PAGES || !batch->dirty_bit ||
+	    batch->wanting || batch->renewing || batch->swapping)
+		return 0;
+	heads = ksm_block_heads(batch->block) + nth;
+	most = min3(KSM_BLOCK_PAGES - nth, (unsigned int)((end - addr) >> PAGE_SHIFT),
+		    pages_before_refresh(batch, addr));
+	for (nr = 0; nr < most; nr++) {
+		pte_t pte = ptep_get(ptep + nr);
+
+		if (heads[nr] != (ksm_pfn_tag(pte_pfn(pte)) | KSM_SETTLED) ||
+		    !pte_present(pte) || pte_dirty(pte))
+			break;
+	}
+	batch->considered += nr;
+	batch->skipped += nr;
+	batch->work += nr * KSM_COST_UNCHANGED;
+	return nr;
+}
+
+/* Likewise entries without page and record: most of them where memory is sparse. */
+static unsigned int pass_over_empty(const struct ksm_batch *batch, unsigned long addr, pte_t *ptep,
+				    unsigned long end)
+{
+	unsigned int nth = (addr >> PAGE_SHIFT) & (KSM_BLOCK_PAGES - 1), nr, most;
+	u64 map = batch->block ? batch->block->map >> nth : 0;
+
+	most = min(KSM_BLOCK_PAGES - nth, (unsigned int)((end - addr) >> PAGE_SHIFT));
+	for (nr = 0; nr < most; nr++)
+		if ((map >> nr & 1) || !pte_none(ptep_get(ptep + nr)))
+			break;
+	return nr;
+}
+
 /* Returns where it stopped. */
 static unsigned long walk_ptes(struct ksm_batch *batch, struct vm_area_struct *vma, pte_t *ptep,
 			       unsigned long addr, unsigned long end)
 {
+	unsigned int nr;
+
 	batch->flush_end = 0;
 	enter_block(batch, addr);
-	for (; addr < end && !batch_is_full(batch); addr += PAGE_SIZE, ptep++) {
+	for (; addr < end && !batch_is_full(batch); addr += nr * PAGE_SIZE, ptep += nr) {
 		if (IS_ALIGNED(addr, KSM_BLOCK_SIZE))
 			enter_block(batch, addr);
+		nr = pass_over_empty(batch, addr, ptep, end);
+		if (!nr && !batch->sweeping)
+			nr = pass_over_settled(batch, addr, ptep, end);
+		if (nr)
+			continue;
+		nr = 1;
 		if (batch->sweeping)
 			sweep_pte(batch, addr, ptep_get(ptep));
 		else
