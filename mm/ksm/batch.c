@@ -10,15 +10,11 @@
  * Partners in other mms are dealt with after this mm's locks are gone, so that
  * never two mms are locked at a time.
  */
-#include <linux/prefetch.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/swap.h>
 
 #include "batch.h"
-
-/* Where to begin to read ahead; hardware goes on by itself. */
-#define KSM_PREFETCH_BYTES	256
 
 /**
  * ksm_batch_alloc - room for batches, to be used again and again
@@ -91,15 +87,6 @@ void ksm_forget_range(struct ksm_mm *kmm, unsigned long start, unsigned long las
 	ksm_track_trim(&kmm->track, start, last);
 }
 
-/* The page after the one that is hashed is on its way into the cache meanwhile. */
-static void prefetch_item(const struct ksm_batch *batch, unsigned int i)
-{
-	const struct ksm_item *item = &batch->items[i];
-
-	if (i < batch->nr_items && item->page && !PageHighMem(item->page))
-		prefetch_range(page_address(item->page), KSM_PREFETCH_BYTES);
-}
-
 static void hash_items(struct ksm_batch *batch)
 {
 	unsigned int i;
@@ -109,8 +96,8 @@ static void hash_items(struct ksm_batch *batch)
 
 		if (!item->page)
 			continue;
-		prefetch_item(batch, i + 1);
-		item->key = ksm_page_key(item->page);
+		item->key = ksm_page_key(item->page,
+					 i + 1 < batch->nr_items ? item[1].page : NULL);
 		ksm_stable_prefetch(item->key);
 		ksm_unstable_prefetch(item->key);
 		put_page(item->page);

@@ -9,6 +9,7 @@
  */
 #include <linux/hash.h>
 #include <linux/highmem.h>
+#include <linux/prefetch.h>
 #include <linux/random.h>
 #include <linux/xxhash.h>
 
@@ -17,30 +18,45 @@
 u64 ksm_checksum_secret __ro_after_init;
 bool ksm_merge_across_nodes = true;
 
+/* Read ahead so far while as much is hashed. */
+#define KSM_CHECKSUM_STRIDE	512
+
 /**
  * ksm_checksum - checksum of one page's bytes
  * @data: PAGE_SIZE bytes
  * @secret: the key
+ * @next: will be checksummed next, or NULL; comes into the cache meanwhile
  *
  * The bytes may change meanwhile; the result is then of no particular state.
  *
  * Context: any.
  */
-u64 ksm_checksum(const void *data, u64 secret)
+u64 ksm_checksum(const void *data, u64 secret, const void *next)
 {
-	return xxh64(data, PAGE_SIZE, secret);
+	struct xxh64_state state;
+	unsigned long at, ahead;
+
+	xxh64_reset(&state, secret);
+	for (at = 0; at < PAGE_SIZE; at += KSM_CHECKSUM_STRIDE) {
+		for (ahead = 0; next && ahead < KSM_CHECKSUM_STRIDE; ahead += L1_CACHE_BYTES)
+			prefetch(next + at + ahead);
+		xxh64_update(&state, data + at, KSM_CHECKSUM_STRIDE);
+	}
+	return xxh64_digest(&state);
 }
 
 /**
  * ksm_page_checksum - checksum of a page with this boot's secret
  * @page: on which the caller holds a reference
+ * @next: likewise, the page that will be checksummed next, or NULL
  *
  * Context: any.
  */
-u64 ksm_page_checksum(struct page *page)
+u64 ksm_page_checksum(struct page *page, struct page *next)
 {
+	const void *ahead = next && !PageHighMem(next) ? page_address(next) : NULL;
 	void *data = kmap_local_page(page);
-	u64 sum = ksm_checksum(data, ksm_checksum_secret);
+	u64 sum = ksm_checksum(data, ksm_checksum_secret, ahead);
 
 	kunmap_local(data);
 	return sum;
@@ -65,12 +81,13 @@ u64 ksm_key(u64 sum, int nid)
 /**
  * ksm_page_key - checksum a page and say what it is filed under
  * @page: on which the caller holds a reference
+ * @next: likewise, the page that will be checksummed next, or NULL
  *
  * Context: any.
  */
-u64 ksm_page_key(struct page *page)
+u64 ksm_page_key(struct page *page, struct page *next)
 {
-	return ksm_key(ksm_page_checksum(page), page_to_nid(page));
+	return ksm_key(ksm_page_checksum(page, next), page_to_nid(page));
 }
 
 /**

@@ -132,10 +132,10 @@ static inline bool ksm_nodes_match(int nid1, int nid2)
 	return nid1 == nid2 || READ_ONCE(ksm_merge_across_nodes);
 }
 
-u64 ksm_checksum(const void *data, u64 secret);
-u64 ksm_page_checksum(struct page *page);
+u64 ksm_checksum(const void *data, u64 secret, const void *next);
+u64 ksm_page_checksum(struct page *page, struct page *next);
 u64 ksm_key(u64 sum, int nid);
-u64 ksm_page_key(struct page *page);
+u64 ksm_page_key(struct page *page, struct page *next);
 void ksm_checksum_init(void);
 
 /* ---- track: page records ---- */

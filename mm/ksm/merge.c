@@ -280,7 +280,7 @@ static int promote_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, unsign
 	err = ksm_write_protect(vma, addr, folio, page);
 	if (err)
 		return err;
-	*now = ksm_page_key(page);
+	*now = ksm_page_key(page, NULL);
 	if (*now != key)
 		return -ENOENT;
 	if (folio_mapcount(folio) > 1 || folio_test_lazyfree(folio))
@@ -325,7 +325,7 @@ int ksm_promote(struct ksm_mm *kmm, unsigned long addr, u64 key, unsigned long p
 
 	/* A huge page is not split for a candidate that has changed. */
 	if (PageCompound(page))
-		now = ksm_page_key(page);
+		now = ksm_page_key(page, NULL);
 	if (now == key) {
 		folio = ksm_lock_small_folio(page);
 		err = PTR_ERR_OR_ZERO(folio);

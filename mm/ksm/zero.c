@@ -23,7 +23,7 @@ static u64 zero_checksum __ro_after_init;
  */
 void __init ksm_zero_init(void)
 {
-	zero_checksum = ksm_page_checksum(ZERO_PAGE(0));
+	zero_checksum = ksm_page_checksum(ZERO_PAGE(0), NULL);
 }
 
 /**

@@ -74,7 +74,7 @@ static void equal_pages_have_equal_checksums(struct kunit *test)
 		u8 *a = random_page(test, i), *b = alloc_bytes(test, PAGE_SIZE);
 
 		memcpy(b, a, PAGE_SIZE);
-		KUNIT_EXPECT_EQ_MSG(test, ksm_checksum(a, SECRET), ksm_checksum(b, SECRET),
+		KUNIT_EXPECT_EQ_MSG(test, ksm_checksum(a, SECRET, NULL), ksm_checksum(b, SECRET, NULL),
 				    "seed %u", i);
 	}
 }
@@ -84,7 +84,7 @@ static void checksum_does_not_write(struct kunit *test)
 	u8 *page = random_page(test, 1), *copy = alloc_bytes(test, PAGE_SIZE);
 
 	memcpy(copy, page, PAGE_SIZE);
-	KUNIT_EXPECT_EQ(test, ksm_checksum(page, SECRET), ksm_checksum(page, SECRET));
+	KUNIT_EXPECT_EQ(test, ksm_checksum(page, SECRET, NULL), ksm_checksum(page, SECRET, NULL));
 	KUNIT_EXPECT_MEMEQ(test, page, copy, PAGE_SIZE);
 }
 
@@ -93,12 +93,12 @@ static void every_flipped_bit_makes_another_checksum(struct kunit *test)
 {
 	u8 *page = random_page(test, 2);
 	u64 *sums = alloc_sums(test, NR_BITS + 1);
-	u64 sum = ksm_checksum(page, SECRET);
+	u64 sum = ksm_checksum(page, SECRET, NULL);
 	unsigned int i, nr_unchanged = 0;
 
 	for (i = 0; i < NR_BITS; i++) {
 		page[i / 8] ^= BIT(i % 8);
-		sums[i] = ksm_checksum(page, SECRET);
+		sums[i] = ksm_checksum(page, SECRET, NULL);
 		page[i / 8] ^= BIT(i % 8);
 		nr_unchanged += sums[i] == sum;
 		if (i % 4096 == 0)
@@ -107,7 +107,7 @@ static void every_flipped_bit_makes_another_checksum(struct kunit *test)
 	sums[NR_BITS] = sum;
 	KUNIT_EXPECT_EQ(test, nr_unchanged, 0);
 	KUNIT_EXPECT_EQ(test, nr_collisions(sums, NR_BITS + 1), 0);
-	KUNIT_EXPECT_EQ(test, ksm_checksum(page, SECRET), sum);
+	KUNIT_EXPECT_EQ(test, ksm_checksum(page, SECRET, NULL), sum);
 }
 
 static void different_secrets_make_different_checksums(struct kunit *test)
@@ -117,11 +117,11 @@ static void different_secrets_make_different_checksums(struct kunit *test)
 	unsigned int i;
 
 	/* The secret itself, each of its bits flipped, and small ones. */
-	sums[64] = ksm_checksum(page, SECRET);
+	sums[64] = ksm_checksum(page, SECRET, NULL);
 	for (i = 0; i < 64; i++)
-		sums[i] = ksm_checksum(page, SECRET ^ BIT_ULL(i));
+		sums[i] = ksm_checksum(page, SECRET ^ BIT_ULL(i), NULL);
 	for (i = 0; i < 1000; i++)
-		sums[65 + i] = ksm_checksum(page, i);
+		sums[65 + i] = ksm_checksum(page, i, NULL);
 	KUNIT_EXPECT_EQ(test, nr_collisions(sums, 65 + 1000), 0);
 }
 
@@ -130,14 +130,14 @@ static void two_swapped_words_make_another_checksum(struct kunit *test)
 	const u64 seed = 4;
 	u64 *words = (u64 *)random_page(test, seed);
 	u64 *sums = alloc_sums(test, NR_WORDS);
-	u64 sum = ksm_checksum(words, SECRET);
+	u64 sum = ksm_checksum(words, SECRET, NULL);
 	unsigned int i, far, nr_unchanged = 0;
 
 	/* Neighbours, same lane of the next stripe, and further. */
 	for (far = 1; far < NR_WORDS; far *= 2) {
 		for (i = 0; i + far < NR_WORDS; i++) {
 			swap(words[i], words[i + far]);
-			nr_unchanged += ksm_checksum(words, SECRET) == sum;
+			nr_unchanged += ksm_checksum(words, SECRET, NULL) == sum;
 			swap(words[i], words[i + far]);
 		}
 		cond_resched();
@@ -148,7 +148,7 @@ static void two_swapped_words_make_another_checksum(struct kunit *test)
 	memset(words, 0, PAGE_SIZE);
 	for (i = 0; i < NR_WORDS; i++) {
 		words[i] = SECRET;
-		sums[i] = ksm_checksum(words, SECRET);
+		sums[i] = ksm_checksum(words, SECRET, NULL);
 		words[i] = 0;
 	}
 	KUNIT_EXPECT_EQ(test, nr_collisions(sums, NR_WORDS), 0);
@@ -162,7 +162,7 @@ static void uniform_pages_have_different_checksums(struct kunit *test)
 
 	for (i = 0; i < 256; i++) {
 		memset(page, i, PAGE_SIZE);
-		sums[i] = ksm_checksum(page, SECRET);
+		sums[i] = ksm_checksum(page, SECRET, NULL);
 	}
 	KUNIT_EXPECT_EQ(test, nr_collisions(sums, 256), 0);
 }
@@ -173,10 +173,10 @@ static void bytes_outside_the_page_do_not_count(struct kunit *test)
 	u64 sum;
 
 	fill_random(bytes, 3 * PAGE_SIZE, 5);
-	sum = ksm_checksum(bytes + PAGE_SIZE, SECRET);
+	sum = ksm_checksum(bytes + PAGE_SIZE, SECRET, NULL);
 	memset(bytes, 0, PAGE_SIZE);
 	memset(bytes + 2 * PAGE_SIZE, 0, PAGE_SIZE);
-	KUNIT_EXPECT_EQ(test, ksm_checksum(bytes + PAGE_SIZE, SECRET), sum);
+	KUNIT_EXPECT_EQ(test, ksm_checksum(bytes + PAGE_SIZE, SECRET, NULL), sum);
 }
 
 /* The forest takes its trees by the top bits and orders by the rest. */
@@ -190,7 +190,7 @@ static void checksums_of_similar_pages_spread_evenly(struct kunit *test)
 		u64 sum;
 
 		words[NR_WORDS / 2] = i;
-		sum = ksm_checksum(words, SECRET);
+		sum = ksm_checksum(words, SECRET, NULL);
 		high[sum >> 58]++;
 		low[sum & 63]++;
 	}
@@ -209,6 +209,7 @@ static void page_checksum_is_keyed_with_the_boot_secret(struct kunit *test)
 {
 	struct page *pages = alloc_pages(GFP_KERNEL | __GFP_COMP, 2);
 	unsigned int i;
+	u64 sum;
 
 	KUNIT_ASSERT_NOT_NULL(test, pages);
 	KUNIT_ASSERT_EQ(test, kunit_add_action_or_reset(test, free_test_pages, pages), 0);
@@ -217,21 +218,22 @@ static void page_checksum_is_keyed_with_the_boot_secret(struct kunit *test)
 		u8 *data = random_page(test, 6 + i);
 
 		memcpy_to_page(pages + i, 0, data, PAGE_SIZE);
-		KUNIT_EXPECT_EQ(test, ksm_page_checksum(pages + i),
-				ksm_checksum(data, ksm_checksum_secret));
-		KUNIT_EXPECT_NE(test, ksm_page_checksum(pages + i),
-				ksm_checksum(data, ~ksm_checksum_secret));
+		sum = ksm_page_checksum(pages + i, NULL);
+		KUNIT_EXPECT_EQ(test, sum, ksm_checksum(data, ksm_checksum_secret, NULL));
+		KUNIT_EXPECT_NE(test, sum, ksm_checksum(data, ~ksm_checksum_secret, NULL));
+		/* Whatever comes next. */
+		KUNIT_EXPECT_EQ(test, sum, ksm_page_checksum(pages + i, pages + (i + 1) % 4));
 	}
 }
 
 static void zero_page_has_the_checksum_of_zeros(struct kunit *test)
 {
 	u8 *zeros = alloc_bytes(test, PAGE_SIZE);
-	u64 sum = ksm_page_checksum(ZERO_PAGE(0));
+	u64 sum = ksm_page_checksum(ZERO_PAGE(0), NULL);
 
-	KUNIT_EXPECT_EQ(test, sum, ksm_checksum(zeros, ksm_checksum_secret));
+	KUNIT_EXPECT_EQ(test, sum, ksm_checksum(zeros, ksm_checksum_secret, NULL));
 	zeros[PAGE_SIZE - 1] = 1;
-	KUNIT_EXPECT_NE(test, sum, ksm_checksum(zeros, ksm_checksum_secret));
+	KUNIT_EXPECT_NE(test, sum, ksm_checksum(zeros, ksm_checksum_secret, NULL));
 }
 
 /* A good draw is zero once in 2^64 boots. */
