@@ -349,22 +349,42 @@ static unsigned int pages_before_refresh(const struct ksm_batch *batch, unsigned
 }
 
 /*
- * Passes over settled pages that have not changed, as far as a block of records
- * goes: what there is most of, in few instructions. Returns how many there are;
- * what is behind them may have to be passed over, too.
+ * How many pages from here on may be settled ones that nothing but their entries
+ * has to be asked about, as far as a block of records goes.
+ */
+static unsigned int most_settled(const struct ksm_batch *batch, unsigned long addr,
+				 unsigned long end)
+{
+	unsigned int nth = (addr >> PAGE_SHIFT) & (KSM_BLOCK_PAGES - 1);
+
+	if (!batch->block || batch->block->room != KSM_BLOCK_PAGES || !batch->dirty_bit ||
+	    batch->sweeping || batch->wanting || batch->renewing || batch->swapping)
+		return 0;
+	return min3(KSM_BLOCK_PAGES - nth, (unsigned int)((end - addr) >> PAGE_SHIFT),
+		    pages_before_refresh(batch, addr));
+}
+
+static void note_passed_over(struct ksm_batch *batch, unsigned int nr)
+{
+	batch->considered += nr;
+	batch->skipped += nr;
+	batch->work += nr * KSM_COST_UNCHANGED;
+}
+
+/*
+ * Passes over settled pages that have not changed: what there is most of, in few
+ * instructions. Returns how many there are; what is behind them may have to be
+ * passed over, too.
  */
 static unsigned int pass_over_settled(struct ksm_batch *batch, unsigned long addr, pte_t *ptep,
 				      unsigned long end)
 {
-	unsigned int nth = (addr >> PAGE_SHIFT) & (KSM_BLOCK_PAGES - 1), nr, most;
+	unsigned int nr, most = most_settled(batch, addr, end);
 	const u32 *heads;
 
-	if (!batch->block || batch->block->room != KSM_BLOCK_PAGES || !batch->dirty_bit ||
-	    batch->wanting || batch->renewing || batch->swapping)
+	if (!most)
 		return 0;
-	heads = ksm_block_heads(batch->block) + nth;
-	most = min3(KSM_BLOCK_PAGES - nth, (unsigned int)((end - addr) >> PAGE_SHIFT),
-		    pages_before_refresh(batch, addr));
+	heads = ksm_block_heads(batch->block) + ((addr >> PAGE_SHIFT) & (KSM_BLOCK_PAGES - 1));
 	for (nr = 0; nr < most; nr++) {
 		pte_t pte = ptep_get(ptep + nr);
 
@@ -372,9 +392,24 @@ static unsigned int pass_over_settled(struct ksm_batch *batch, unsigned long add
 		    !pte_present(pte) || pte_dirty(pte))
 			break;
 	}
-	batch->considered += nr;
-	batch->skipped += nr;
-	batch->work += nr * KSM_COST_UNCHANGED;
+	note_passed_over(batch, nr);
+	return nr;
+}
+
+/* The same for a part of a huge page. */
+static unsigned int pass_over_settled_huge(struct ksm_batch *batch, unsigned long addr,
+					   unsigned long pfn, unsigned long end)
+{
+	unsigned int nr, most = most_settled(batch, addr, end);
+	const u32 *heads;
+
+	if (!most)
+		return 0;
+	heads = ksm_block_heads(batch->block) + ((addr >> PAGE_SHIFT) & (KSM_BLOCK_PAGES - 1));
+	for (nr = 0; nr < most; nr++)
+		if (heads[nr] != (ksm_pfn_tag(pfn + nr) | KSM_SETTLED))
+			break;
+	note_passed_over(batch, nr);
 	return nr;
 }
 
@@ -404,7 +439,7 @@ static unsigned long walk_ptes(struct ksm_batch *batch, struct vm_area_struct *v
 		if (IS_ALIGNED(addr, KSM_BLOCK_SIZE))
 			enter_block(batch, addr);
 		nr = pass_over_empty(batch, addr, ptep, end);
-		if (!nr && !batch->sweeping)
+		if (!nr)
 			nr = pass_over_settled(batch, addr, ptep, end);
 		if (nr)
 			continue;
@@ -439,6 +474,7 @@ static unsigned long walk_huge(struct ksm_batch *batch, struct vm_area_struct *v
 	unsigned long start = addr & PMD_MASK;
 	pmd_t pmd = pmdp_get(pmdp);
 	struct page *page = pmd_present(pmd) ? vm_normal_page_pmd(vma, start, pmd) : NULL;
+	unsigned int nr;
 
 	/* Migrating, or the huge zero page: as it was until the next pass. */
 	if (!page)
@@ -449,9 +485,13 @@ static unsigned long walk_huge(struct ksm_batch *batch, struct vm_area_struct *v
 	}
 	page += (addr - start) >> PAGE_SHIFT;
 	enter_block(batch, addr);
-	for (; addr < end && !batch_is_full(batch); addr += PAGE_SIZE, page++) {
+	for (; addr < end && !batch_is_full(batch); addr += nr * PAGE_SIZE, page += nr) {
 		if (IS_ALIGNED(addr, KSM_BLOCK_SIZE))
 			enter_block(batch, addr);
+		nr = pass_over_settled_huge(batch, addr, page_to_pfn(page), end);
+		if (nr)
+			continue;
+		nr = 1;
 		if (batch->sweeping)
 			sweep_page(batch, addr, page_to_pfn(page), pmd_dirty(pmd));
 		else if (!pass_over(batch, addr, page_to_pfn(page)))
