@@ -131,12 +131,18 @@ static bool was_merged(struct ksm_mm *kmm, struct ksm_record rec, unsigned long 
 	return merged;
 }
 
+/* A page that was touched may be clean and have changed all the same. */
+static bool dirty_bit_told(const struct ksm_item *item)
+{
+	return item->dirty_bit && !item->touched;
+}
+
 /* The page is no candidate, or not any more: the next pass will tell. */
 static void watch(struct ksm_mm *kmm, struct ksm_record rec, const struct ksm_item *item)
 {
 	if (was_merged(kmm, rec, item->addr) || !ksm_forget_record(kmm, rec, false))
 		return;
-	if (item->dirty_bit)
+	if (dirty_bit_told(item))
 		ksm_track_set(&kmm->track, rec, KSM_CLEANED, (union ksm_word){});
 	else
 		ksm_track_set(&kmm->track, rec, KSM_HASHED, (union ksm_word){ .key = item->key });
@@ -146,7 +152,7 @@ static void watch(struct ksm_mm *kmm, struct ksm_record rec, const struct ksm_it
 /*
  * Whether the page stayed the same since the last visit, a pass ago. The dirty
  * bit has told it where that can be; a key that is known must be the same all
- * the same. Elsewhere it is the key that tells.
+ * the same. Elsewhere, and of a page that was touched, it is the key that tells.
  */
 static bool stayed_the_same(struct ksm_record rec, const struct ksm_item *item)
 {
@@ -154,9 +160,8 @@ static bool stayed_the_same(struct ksm_record rec, const struct ksm_item *item)
 
 	switch (ksm_record_state(rec)) {
 	case KSM_CLEANED:
-		return item->dirty_bit;
+		return dirty_bit_told(item);
 	case KSM_HASHED:
-		return !item->dirty_bit && word.key == item->key;
 	case KSM_SETTLED:
 		return word.key == item->key;
 	case KSM_CANDIDATE:
@@ -287,8 +292,7 @@ static void file_page(struct ksm_batch *batch, struct ksm_item *item)
 		watch(kmm, rec, item);
 		return;
 	}
-	if (!item->dirty_bit)
-		set_tag(rec, item);
+	set_tag(rec, item);
 	if (nothing_new(rec, item)) {
 		ksm_sight_renew(item->key);
 		return;

@@ -7,6 +7,13 @@
 
 #include "ksm.h"
 
+/* A page is hashed again in every so many passes, whatever its dirty bit says. */
+#define KSM_REFRESH_PASSES	256
+/* Likewise where secondary MMUs have a say: they forget what the dirty bit would keep. */
+#define KSM_REFRESH_SECONDARY	16
+/* They are asked about a whole block after so many passes without touched pages. */
+#define KSM_QUIET_PASSES	8
+
 /**
  * enum ksm_sight - what the walk saw at an address
  * @KSM_SIGHT_PAGE: an ordinary anonymous page
@@ -31,6 +38,7 @@ enum ksm_sight {
  * @key: what it is filed under, once hashed
  * @sight: what was seen
  * @dirty_bit: whether it tells change here
+ * @touched: but a secondary MMU may have written to the page: its key tells
  * @refresh: whether this pass looks at the page whatever is known of it
  */
 struct ksm_item {
@@ -40,6 +48,7 @@ struct ksm_item {
 	u64 key;
 	enum ksm_sight sight;
 	bool dirty_bit;
+	bool touched;
 	bool refresh;
 };
 
@@ -73,6 +82,8 @@ struct ksm_pair {
  * @wanting: some keys are wanted
  * @renewing: keys have to be noted anew
  * @dirty_bit: whether it tells change where the walk is
+ * @secondary: secondary MMUs have to be asked, too
+ * @asked: they have been, about all that is left of the block
  * @flush_start: from here TLBs have to be flushed before the page table lock goes
  * @flush_end: to here, or 0
  * @block: records around the walk's address while a page table is walked
@@ -98,6 +109,8 @@ struct ksm_batch {
 	bool wanting;
 	bool renewing;
 	bool dirty_bit;
+	bool secondary;
+	bool asked;
 	unsigned long flush_start;
 	unsigned long flush_end;
 	struct ksm_block *block;
@@ -107,9 +120,11 @@ struct ksm_batch {
 	struct ksm_pair pairs[KSM_BATCH_PAGES];
 };
 
-/* ---- change: the dirty bit ---- */
+/* ---- change: dirty and accessed bits ---- */
 
 bool ksm_dirty_bit_tells(const struct vm_area_struct *vma);
+bool ksm_secondary_touched(struct vm_area_struct *vma, unsigned long start, unsigned long end);
+void ksm_keep_young(struct folio *folio);
 void ksm_hand_over_pte(struct vm_area_struct *vma, unsigned long addr, pte_t *ptep,
 		       struct folio *folio);
 void ksm_hand_over_pmd(struct vm_area_struct *vma, unsigned long addr, pmd_t *pmdp,

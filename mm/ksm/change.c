@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Change detection by the dirty bit of page table entries.
+ * Change detection by the dirty bit of page table entries, and by the accessed
+ * bit of secondary MMUs.
  *
  * A visit hands the bit over to the folio, which is all that reclaim needs to
  * know, and clears it. An entry that is still clean at the next visit, and maps
@@ -11,27 +12,78 @@
  * TLBs are flushed before the page table lock is given up. Else reclaim could
  * meet a clean entry, start writing the page to swap, and miss what another CPU
  * still stores through an old, dirty translation.
+ *
+ * A secondary MMU, such as KVM's for a guest, has entries and a dirty bit of its
+ * own, but shows the accessed bit only. A visit clears that, too. If it is still
+ * clear at the next visit nobody has written that way. If it is set the page was
+ * touched, perhaps only read: whether it has changed is for its key to tell.
+ *
+ * "Not touched" is a hint, and weaker than a clean entry. The bit is lost when
+ * the entry goes (NUMA balancing, a huge page that is split, an attempt to merge)
+ * or when reclaim, which reads and clears it too, was faster. And no TLB of a
+ * guest is flushed when it is cleared: until the CPU drops a translation nothing
+ * written through it sets the bit again. mmu_notifier_clear_flush_young() is no
+ * way out: on x86 KVM leaves the flush out of that as well, and where it does
+ * not, each page costs an interrupt on all CPUs of the guest. What is missed costs
+ * a late merge and nothing else, as merging takes the entry away, flushes, and
+ * compares; and pages that a secondary MMU may map are looked at afresh more often.
  */
 #include <linux/mmu_notifier.h>
+#include <linux/page_idle.h>
 #include <linux/pgtable.h>
 #include <asm/tlbflush.h>
 
 #include "batch.h"
 
 /**
- * ksm_dirty_bit_tells - whether all writes by the application show in its PTEs
+ * ksm_dirty_bit_tells - whether writes show in PTEs, or in what secondary MMUs tell
  * @vma: whose
  *
- * A secondary MMU, such as a virtual machine's, has entries of its own. A
- * shadow stack's entries are dirty by definition. Where hardware does not set
- * the bit, each first write after clearing it would cost a fault.
+ * Not all secondary MMUs have an accessed bit to show. A shadow stack's entries
+ * are dirty by definition. Where hardware does not set the dirty bit, each first
+ * write after clearing it would cost a fault.
  *
- * Context: mmap_lock held.
+ * What was noted when there was no secondary MMU yet is good when there is one:
+ * its entries are new then, and whatever was touched shows. When the last one has
+ * gone, and its accessed bits with it, the answer is no until there is one again.
+ *
+ * Context: mmap_lock held, and the answer is for as long as it is.
  */
 bool ksm_dirty_bit_tells(const struct vm_area_struct *vma)
 {
+	struct mm_struct *mm = vma->vm_mm;
+
 	return IS_ENABLED(CONFIG_KSM_DIRTY_BIT) && READ_ONCE(ksm_smart_scan) &&
-	       !mm_has_notifiers(vma->vm_mm) && !(vma->vm_flags & VM_SHADOW_STACK);
+	       !(vma->vm_flags & VM_SHADOW_STACK) &&
+	       (!mm_has_notifiers(mm) || mmu_notifier_tells_young(mm));
+}
+
+/**
+ * ksm_secondary_touched - whether secondary MMUs touched pages since they were asked last
+ * @vma: the VMA
+ * @start: of the first page
+ * @end: end of the last one
+ *
+ * All accessed bits of the range are cleared. One entry of a secondary MMU maps no
+ * more than one of @vma's does: a page of a huge page cannot be asked about alone.
+ *
+ * Context: page table lock held, ksm_dirty_bit_tells().
+ */
+bool ksm_secondary_touched(struct vm_area_struct *vma, unsigned long start, unsigned long end)
+{
+	return mmu_notifier_clear_young(vma->vm_mm, start, end);
+}
+
+/**
+ * ksm_keep_young - tell reclaim and page idle tracking that a folio was touched
+ * @folio: whose accessed bit was found and cleared
+ *
+ * Context: page table lock held.
+ */
+void ksm_keep_young(struct folio *folio)
+{
+	folio_clear_idle(folio);
+	folio_set_young(folio);
 }
 
 /**

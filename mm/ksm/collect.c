@@ -8,6 +8,7 @@
  */
 #include <linux/hugetlb.h>
 #include <linux/leafops.h>
+#include <linux/mmu_notifier.h>
 #include <linux/pagewalk.h>
 #include <asm/tlbflush.h>
 
@@ -23,16 +24,25 @@ static bool batch_is_full(const struct ksm_batch *batch)
 	       mmap_lock_is_contended(batch->kmm->slot.mm);
 }
 
-static bool refresh_due(const struct ksm_batch *batch, unsigned long addr)
+/* Pages from here on, up to the first that is due to be hashed again: 0 if it is this. */
+static unsigned int pages_before_refresh(const struct ksm_batch *batch, unsigned long addr)
 {
-	return batch->refresh_all ||
-	       !(((addr >> PAGE_SHIFT) + batch->pass) % KSM_REFRESH_PASSES);
+	unsigned int passes = batch->secondary ? KSM_REFRESH_SECONDARY : KSM_REFRESH_PASSES;
+
+	return batch->refresh_all ? 0 : -((addr >> PAGE_SHIFT) + batch->pass) % passes;
 }
 
-static void add_item(struct ksm_batch *batch, unsigned long addr, struct page *page,
-		     enum ksm_sight sight)
+static bool refresh_due(const struct ksm_batch *batch, unsigned long addr)
 {
-	batch->items[batch->nr_items++] = (struct ksm_item){
+	return !pages_before_refresh(batch, addr);
+}
+
+static struct ksm_item *add_item(struct ksm_batch *batch, unsigned long addr, struct page *page,
+				 enum ksm_sight sight)
+{
+	struct ksm_item *item = &batch->items[batch->nr_items++];
+
+	*item = (struct ksm_item){
 		.addr = addr,
 		.page = page,
 		.pfn = page ? page_to_pfn(page) : 0,
@@ -40,6 +50,7 @@ static void add_item(struct ksm_batch *batch, unsigned long addr, struct page *p
 		.dirty_bit = batch->dirty_bit,
 		.refresh = refresh_due(batch, addr),
 	};
+	return item;
 }
 
 /*
@@ -157,6 +168,75 @@ static bool may_rest(const struct ksm_batch *batch, unsigned long addr, struct k
 	return true;
 }
 
+/*
+ * A range has been touched, and its accessed bits are cleared: by now nobody can
+ * tell which pages it was. Without a tag none of them passes for unchanged.
+ */
+static void distrust(struct ksm_batch *batch, unsigned long addr, unsigned long end)
+{
+	struct ksm_record rec;
+
+	while (ksm_track_next(&batch->kmm->track, &addr, end - 1, &rec)) {
+		ksm_record_set_tag(rec, KSM_NO_PFN);
+		addr += PAGE_SIZE;
+	}
+}
+
+/*
+ * To ask about each page costs a good part of hashing it. A block that was quiet
+ * for some passes is asked about as a whole. That counts merged pages, too.
+ */
+static void ask_block(struct ksm_batch *batch, struct vm_area_struct *vma, unsigned long addr,
+		      unsigned long end)
+{
+	struct ksm_block *block = batch->block;
+
+	batch->asked = false;
+	if (!batch->secondary || !block || batch->sweeping)
+		return;
+	if (block->quiet < KSM_QUIET_PASSES) {
+		/* Once in a pass: the rest of a block may be left to the next batch. */
+		block->quiet += IS_ALIGNED(addr, KSM_BLOCK_SIZE);
+		return;
+	}
+	end = min(end, ALIGN(addr + 1, KSM_BLOCK_SIZE));
+	batch->asked = true;
+	batch->work += KSM_COST_ASKED;
+	if (ksm_secondary_touched(vma, addr, end)) {
+		block->quiet = 0;
+		distrust(batch, addr, end);
+	}
+}
+
+/*
+ * Whether a secondary MMU may have written to the page since the last visit. Of
+ * one that is new, or was touched together with others, nobody knows: it is not
+ * asked about, and if the bit is set the next visit will find it.
+ */
+static bool is_touched(struct ksm_batch *batch, struct vm_area_struct *vma, unsigned long addr,
+		       unsigned long pfn)
+{
+	struct ksm_record rec;
+
+	if (!batch->secondary)
+		return false;
+	if (!find_record(batch, addr, &rec))
+		return true;
+	if (!ksm_record_has_tag(rec, KSM_NO_PFN)) {
+		if (!ksm_record_has_tag(rec, pfn))
+			return true;
+		/* A merged page cannot be written to. */
+		if (batch->asked || ksm_record_state(rec) == KSM_MERGED)
+			return false;
+		batch->work += KSM_COST_ASKED;
+		if (!ksm_secondary_touched(vma, addr, addr + PAGE_SIZE))
+			return false;
+		batch->block->quiet = 0;
+	}
+	ksm_keep_young(pfn_folio(pfn));
+	return true;
+}
+
 /* A page is the same if its entry maps the same PFN and is clean. */
 static bool pass_over(struct ksm_batch *batch, unsigned long addr, unsigned long pfn)
 {
@@ -186,10 +266,8 @@ static void note_change(struct ksm_batch *batch, unsigned long addr, struct page
 	batch->block = rec.block;
 	switch (ksm_record_state(rec)) {
 	case KSM_MERGED:
-		if (batch->nr_items < KSM_BATCH_PAGES) {
-			add_item(batch, addr, NULL, KSM_SIGHT_CHANGED);
-			batch->items[batch->nr_items - 1].pfn = page_to_pfn(page);
-		}
+		if (batch->nr_items < KSM_BATCH_PAGES)
+			add_item(batch, addr, NULL, KSM_SIGHT_CHANGED)->pfn = page_to_pfn(page);
 		return;
 	case KSM_CANDIDATE:
 		ksm_unstable_del(ksm_record_word(rec).candidate);
@@ -214,13 +292,14 @@ static void sweep_page(struct ksm_batch *batch, unsigned long addr, unsigned lon
 	if (!find_record(batch, addr, &rec) || ksm_record_state(rec) != KSM_SETTLED ||
 	    !ksm_sight_wanted(ksm_record_word(rec).key))
 		return;
-	if (batch->dirty_bit && (dirty || !ksm_record_has_tag(rec, pfn)))
+	if (batch->dirty_bit && (dirty || (!batch->secondary && !ksm_record_has_tag(rec, pfn))))
 		return;
 	folio = pfn_folio(pfn);
 	if (!folio_test_anon(folio) || folio_test_ksm(folio) || folio_is_busy(folio))
 		return;
 	batch->work += KSM_COST_HASHED;
-	add_item(batch, addr, pfn_to_page(pfn), KSM_SIGHT_PAGE);
+	/* Since the last visit it may have been touched; that is not asked now. */
+	add_item(batch, addr, pfn_to_page(pfn), KSM_SIGHT_PAGE)->touched = batch->secondary;
 	folio_get(folio);
 }
 
@@ -230,7 +309,7 @@ static void sweep_pte(struct ksm_batch *batch, unsigned long addr, pte_t pte)
 		sweep_page(batch, addr, pte_pfn(pte), pte_dirty(pte));
 }
 
-/* Whether the entry was clean, and the page the same, since the last visit. */
+/* Whether the record vouches for the page: who was to tell of a change told of none. */
 static bool known_unchanged(const struct ksm_batch *batch, unsigned long addr, struct page *page)
 {
 	struct ksm_record rec;
@@ -238,6 +317,7 @@ static bool known_unchanged(const struct ksm_batch *batch, unsigned long addr, s
 	if (!find_record(batch, addr, &rec) || !ksm_record_has_tag(rec, page_to_pfn(page)))
 		return false;
 	switch (ksm_record_state(rec)) {
+	case KSM_HASHED:
 	case KSM_CLEANED:
 	case KSM_SETTLED:
 	case KSM_CANDIDATE:
@@ -264,19 +344,22 @@ static void see_merged(struct ksm_batch *batch, unsigned long addr, struct folio
 	add_item(batch, addr, NULL, KSM_SIGHT_MERGED);
 }
 
-/* A page that others hold is not merged now, and may be written to unseen. */
-static void see_unchanged(struct ksm_batch *batch, unsigned long addr, struct page *page)
+/*
+ * A page that is to be hashed. One that others hold is not merged now, and may be
+ * written to unseen.
+ */
+static void take_page(struct ksm_batch *batch, unsigned long addr, struct page *page, bool touched)
 {
 	struct folio *folio = page_folio(page);
 	bool busy = folio_is_busy(folio);
 
-	if (busy && batch->dirty_bit) {
+	if (busy && batch->dirty_bit && !touched) {
 		note_change(batch, addr, page);
 		return;
 	}
 	batch->considered++;
 	batch->work += KSM_COST_HASHED;
-	add_item(batch, addr, page, busy ? KSM_SIGHT_BUSY : KSM_SIGHT_PAGE);
+	add_item(batch, addr, page, busy ? KSM_SIGHT_BUSY : KSM_SIGHT_PAGE)->touched = touched;
 	folio_get(folio);
 }
 
@@ -284,7 +367,8 @@ static void see_unchanged(struct ksm_batch *batch, unsigned long addr, struct pa
  * Called with the page table lock held, which keeps the mapped page in being.
  * Returns whether its entry's dirty bit has to be handed over.
  */
-static bool see_page(struct ksm_batch *batch, unsigned long addr, struct page *page, bool dirty)
+static bool see_page(struct ksm_batch *batch, unsigned long addr, struct page *page, bool dirty,
+		     bool touched)
 {
 	struct folio *folio = page_folio(page);
 
@@ -299,12 +383,11 @@ static bool see_page(struct ksm_batch *batch, unsigned long addr, struct page *p
 		see_merged(batch, addr, folio);
 		return false;
 	}
-	if (!batch->dirty_bit || (!dirty && known_unchanged(batch, addr, page))) {
-		see_unchanged(batch, addr, page);
-		return false;
-	}
-	note_change(batch, addr, page);
-	return dirty;
+	if (!batch->dirty_bit || touched || (!dirty && known_unchanged(batch, addr, page)))
+		take_page(batch, addr, page, touched);
+	else
+		note_change(batch, addr, page);
+	return batch->dirty_bit && dirty;
 }
 
 static void enter_block(struct ksm_batch *batch, unsigned long addr)
@@ -326,26 +409,24 @@ static void see_pte(struct ksm_batch *batch, struct vm_area_struct *vma, unsigne
 {
 	pte_t pte = ptep_get(ptep);
 	struct page *page;
+	bool touched;
 
 	if (pte_none(pte)) {
 		see_nothing(batch, addr);
-	} else if (!pte_present(pte)) {
-		see_absent(batch, addr, softleaf_from_pte(pte));
-	} else if (pte_dirty(pte) || !pass_over(batch, addr, pte_pfn(pte))) {
-		page = vm_normal_page(vma, addr, pte);
-		if (!page)
-			see_nothing(batch, addr);
-		else if (see_page(batch, addr, page, pte_dirty(pte)))
-			hand_over(batch, vma, addr, ptep, page);
+		return;
 	}
-}
-
-/* Pages from here on, up to the first that is due to be hashed again. */
-static unsigned int pages_before_refresh(const struct ksm_batch *batch, unsigned long addr)
-{
-	if (batch->refresh_all)
-		return 0;
-	return -((addr >> PAGE_SHIFT) + batch->pass) % KSM_REFRESH_PASSES;
+	if (!pte_present(pte)) {
+		see_absent(batch, addr, softleaf_from_pte(pte));
+		return;
+	}
+	touched = is_touched(batch, vma, addr, pte_pfn(pte));
+	if (!pte_dirty(pte) && !touched && pass_over(batch, addr, pte_pfn(pte)))
+		return;
+	page = vm_normal_page(vma, addr, pte);
+	if (!page)
+		see_nothing(batch, addr);
+	else if (see_page(batch, addr, page, pte_dirty(pte), touched))
+		hand_over(batch, vma, addr, ptep, page);
 }
 
 /*
@@ -358,7 +439,8 @@ static unsigned int most_settled(const struct ksm_batch *batch, unsigned long ad
 	unsigned int nth = (addr >> PAGE_SHIFT) & (KSM_BLOCK_PAGES - 1);
 
 	if (!batch->block || batch->block->room != KSM_BLOCK_PAGES || !batch->dirty_bit ||
-	    batch->sweeping || batch->wanting || batch->renewing || batch->swapping)
+	    batch->sweeping || batch->wanting || batch->renewing || batch->swapping ||
+	    (batch->secondary && !batch->asked))
 		return 0;
 	return min3(KSM_BLOCK_PAGES - nth, (unsigned int)((end - addr) >> PAGE_SHIFT),
 		    pages_before_refresh(batch, addr));
@@ -431,13 +513,15 @@ static unsigned int pass_over_empty(const struct ksm_batch *batch, unsigned long
 static unsigned long walk_ptes(struct ksm_batch *batch, struct vm_area_struct *vma, pte_t *ptep,
 			       unsigned long addr, unsigned long end)
 {
+	unsigned long start = addr;
 	unsigned int nr;
 
 	batch->flush_end = 0;
-	enter_block(batch, addr);
 	for (; addr < end && !batch_is_full(batch); addr += nr * PAGE_SIZE, ptep += nr) {
-		if (IS_ALIGNED(addr, KSM_BLOCK_SIZE))
+		if (addr == start || IS_ALIGNED(addr, KSM_BLOCK_SIZE)) {
 			enter_block(batch, addr);
+			ask_block(batch, vma, addr, end);
+		}
 		nr = pass_over_empty(batch, addr, ptep, end);
 		if (!nr)
 			nr = pass_over_settled(batch, addr, ptep, end);
@@ -468,6 +552,35 @@ static void see_huge_change(struct ksm_batch *batch, struct vm_area_struct *vma,
 	batch->considered -= (addr - start) >> PAGE_SHIFT;
 }
 
+static void see_huge_part(struct ksm_batch *batch, struct vm_area_struct *vma, unsigned long addr,
+			  struct page *page)
+{
+	unsigned long pfn = page_to_pfn(page);
+	bool touched = is_touched(batch, vma, addr, pfn);
+
+	if (touched || !pass_over(batch, addr, pfn))
+		see_page(batch, addr, page, false, touched);
+}
+
+/* Likewise one accessed bit. Returns whether there is no more to do for any of the pages. */
+static bool see_huge(struct ksm_batch *batch, struct vm_area_struct *vma, pmd_t *pmdp,
+		     unsigned long addr, struct page *page)
+{
+	unsigned long start = addr & PMD_MASK;
+	bool dirty = pmd_dirty(pmdp_get(pmdp));
+
+	if (batch->secondary && ksm_secondary_touched(vma, start, start + PMD_SIZE)) {
+		distrust(batch, start, start + PMD_SIZE);
+		ksm_keep_young(page_folio(page));
+		if (dirty)
+			ksm_hand_over_pmd(vma, start, pmdp, page_folio(page));
+		return false;
+	}
+	if (dirty)
+		see_huge_change(batch, vma, pmdp, addr, page);
+	return dirty;
+}
+
 static unsigned long walk_huge(struct ksm_batch *batch, struct vm_area_struct *vma, pmd_t *pmdp,
 			       unsigned long addr, unsigned long end)
 {
@@ -479,10 +592,10 @@ static unsigned long walk_huge(struct ksm_batch *batch, struct vm_area_struct *v
 	/* Migrating, or the huge zero page: as it was until the next pass. */
 	if (!page)
 		return end;
-	if (!batch->sweeping && batch->dirty_bit && pmd_dirty(pmd) && PageAnon(page)) {
-		see_huge_change(batch, vma, pmdp, addr, page);
+	if (!batch->sweeping && batch->dirty_bit && PageAnon(page) &&
+	    see_huge(batch, vma, pmdp, addr, page))
 		return end;
-	}
+	batch->asked = true;
 	page += (addr - start) >> PAGE_SHIFT;
 	enter_block(batch, addr);
 	for (; addr < end && !batch_is_full(batch); addr += nr * PAGE_SIZE, page += nr) {
@@ -494,8 +607,8 @@ static unsigned long walk_huge(struct ksm_batch *batch, struct vm_area_struct *v
 		nr = 1;
 		if (batch->sweeping)
 			sweep_page(batch, addr, page_to_pfn(page), pmd_dirty(pmd));
-		else if (!pass_over(batch, addr, page_to_pfn(page)))
-			see_page(batch, addr, page, false);
+		else
+			see_huge_part(batch, vma, addr, page);
 	}
 	return addr;
 }
@@ -556,6 +669,7 @@ void ksm_collect(struct ksm_batch *batch)
 			return;
 		}
 		batch->dirty_bit = ksm_dirty_bit_tells(vma);
+		batch->secondary = batch->dirty_bit && mm_has_notifiers(vma->vm_mm);
 		batch->full = walk_page_range_vma(vma, start, vma->vm_end, &collect_ops, batch);
 		if (batch->full)
 			return;

@@ -10,6 +10,8 @@
  *   key             keyed 64-bit checksum of a page's contents; the page's NUMA
  *                   node is part of it unless pages merge across nodes
  *   forest          many red-black trees ordered by key (struct ksm_forest)
+ *   secondary MMU   page tables other than the mm's own, such as KVM's for a guest
+ *   touched         a page that a secondary MMU read or wrote since the last visit
  *   settled         a page that stayed the same for a pass, with a key that
  *                   nobody else is known to have
  *   sighting        a few bits that tell that a key was seen (struct ksm_sightings)
@@ -32,7 +34,7 @@
  *
  * Rooms, each a file: registry (who takes part), scan (ksmd, passes), advisor
  * (how fast), collect (find the pages of a batch), batch (hash and file them),
- * change (the dirty bit), track (page records), checksum, forest, sight (keys that
+ * change (dirty and accessed bits), track (page records), checksum, forest, sight (keys that
  * were seen), unstable (candidates), stable (merged folios), site (who maps them),
  * pte (changes of page tables), merge, zero, unmerge, rmap (what the rest of mm
  * calls), sysfs, stat.
@@ -143,8 +145,8 @@ void ksm_checksum_init(void);
 /**
  * enum ksm_state - what is known of a page; says which member of the word lives
  * @KSM_UNSEEN: nothing; the record is free
- * @KSM_HASHED: it is new or changes too fast, told by hashing in each pass;
- *	word.key is its key at the last visit
+ * @KSM_HASHED: it is new or changes too fast, told by hashing at each visit, as
+ *	nothing else does or it was touched; word.key is its key at the last visit
  * @KSM_CLEANED: likewise, told by the dirty bit of its PTE, which was handed
  *	over to the folio and cleared at the last visit
  * @KSM_SETTLED: it stayed the same for a pass and nobody has an equal one that
@@ -188,6 +190,8 @@ union ksm_word {
  * @map: bit n tells that its nth page has a record; records stand in this order
  * @room: for so many records, at most KSM_BLOCK_PAGES; then each page has one
  * @used: how many are not KSM_UNSEEN
+ * @quiet: for how many passes no page is known to have been touched, up to
+ *	KSM_QUIET_PASSES
  * @word: second halves of the records; behind them the first halves, see
  *	ksm_block_heads()
  *
@@ -198,6 +202,7 @@ struct ksm_block {
 	u64 map;
 	u8 room;
 	u8 used;
+	u8 quiet;
 	union ksm_word word[];
 };
 
@@ -486,13 +491,12 @@ void ksm_forget_range(struct ksm_mm *kmm, unsigned long start, unsigned long las
  * what pages_to_scan and batches count in.
  */
 #define KSM_COST_HASHED		64
+#define KSM_COST_ASKED		16
 #define KSM_COST_CHANGED	8
 #define KSM_COST_UNCHANGED	1
 /* An mm without pages is work, too. */
 #define KSM_COST_MM		16
-/* A page is hashed again in every so many passes, whatever its dirty bit says. */
-#define KSM_REFRESH_PASSES	256
-/* In passes before this number all are. */
+/* In passes before this number all pages are hashed again. */
 extern unsigned int ksm_refresh_until;
 /* Page tables walked under one hold of the locks, pages in them or not. */
 #define KSM_BATCH_TABLES	512

@@ -21,7 +21,7 @@
 /* Where the guest has its code, the window and the memory that is merged. */
 #define GUEST_CODE	0x0
 #define GUEST_WINDOW	0x100000
-#define GUEST_RAM	0x200000
+#define GUEST_RAM	0x400000
 
 static const unsigned char guest_copy_code[] = {
 	0xfc,			/* cld */
@@ -109,14 +109,18 @@ static inline const char *guest_missing(struct ksm_guest *guest)
 	return why;
 }
 
-/* A machine with @pages of memory, and a window just as large. */
+/*
+ * A machine with @pages of memory, and a window just as large. The memory may be
+ * there already: it is at @guest->ram, which is NULL else.
+ */
 static inline bool guest_create(struct ksm_guest *guest, size_t pages)
 {
 	int size = ioctl(guest->kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
 
 	guest->code = ksm_map_pages(1);
 	guest->window = ksm_map_pages(pages);
-	guest->ram = ksm_map_fenced(pages);
+	if (!guest->ram)
+		guest->ram = ksm_map_fenced(pages);
 	guest->vm = ioctl(guest->kvm, KVM_CREATE_VM, 0);
 	guest->vcpu = ioctl(guest->vm, KVM_CREATE_VCPU, 0);
 	if (size < 0 || guest->vm < 0 || guest->vcpu < 0)
@@ -129,6 +133,14 @@ static inline bool guest_create(struct ksm_guest *guest, size_t pages)
 	return guest_add_memory(guest, 0, guest->code, 1, GUEST_CODE) &&
 	       guest_add_memory(guest, 1, guest->window, pages, GUEST_WINDOW) &&
 	       guest_add_memory(guest, 2, guest->ram, pages, GUEST_RAM) && guest_set_mode(guest);
+}
+
+/* Switches the machine off. Its memory stays. */
+static inline bool guest_destroy(struct ksm_guest *guest)
+{
+	int size = ioctl(guest->kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
+
+	return !munmap(guest->run, size) && !close(guest->vcpu) && !close(guest->vm);
 }
 
 /* Runs the guest until it halts. */

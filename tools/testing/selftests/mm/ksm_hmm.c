@@ -340,6 +340,26 @@ TEST_F(device, memory_comes_back_when_the_device_is_closed)
 	EXPECT_EQ(-1, ksm_first_wrong(self->twin, PAGES, SEED, 1));
 }
 
+/* A device has no accessed bit to show: "not touched" would be no answer. */
+TEST_F(device, writes_to_pages_at_rest_are_seen)
+{
+	long skipped;
+
+	ASSERT_EQ(0, ksm_set("smart_scan", "1"));
+	ASSERT_TRUE(device_fills(&self->device, self->map, PAGES, SEED, 1));
+	skipped = ksm_get("pages_skipped");
+	ASSERT_TRUE(ksm_merge_all());
+	ASSERT_TRUE(ksm_wait_passes(3 * KSM_MERGE_PASSES));
+	EXPECT_EQ(skipped, ksm_get("pages_skipped"));
+	ASSERT_TRUE(device_fills(&self->device, self->map, PAGES, OTHER, 1));
+	ksm_fill(self->twin, PAGES, OTHER, 1);
+	ASSERT_TRUE(ksm_wait_passes(KSM_MERGE_PASSES));
+	EXPECT_EQ(PAGES, merged(self->map, PAGES));
+	EXPECT_EQ(-1, device_first_wrong(&self->device, self->map, PAGES, OTHER, 1));
+	EXPECT_EQ(-1, ksm_first_wrong(self->map, PAGES, OTHER, 1));
+	EXPECT_EQ(-1, ksm_first_wrong(self->twin, PAGES, OTHER, 1));
+}
+
 /* What is given up is gone with its memory map, at once. */
 TEST_F(device, memory_can_go_before_ksmd_has_noticed)
 {

@@ -26,6 +26,19 @@ FIXTURE(guest)
 	char *twin;
 };
 
+FIXTURE_VARIANT(guest)
+{
+	const char *smart_scan;
+};
+
+FIXTURE_VARIANT_ADD(guest, is_hashed_in_each_pass) {
+	.smart_scan = "0",
+};
+
+FIXTURE_VARIANT_ADD(guest, is_asked_what_it_touched) {
+	.smart_scan = "1",
+};
+
 static char *page(char *map, size_t index)
 {
 	return map + index * psize();
@@ -115,6 +128,7 @@ FIXTURE_SETUP(guest)
 	if (missing)
 		SKIP(return, "%s", missing);
 	ASSERT_TRUE(ksm_begin(&self->ksm));
+	ASSERT_EQ(0, ksm_set("smart_scan", variant->smart_scan));
 	ASSERT_TRUE(guest_create(&self->guest, PAGES));
 	self->ram = self->guest.ram;
 	self->twin = ksm_map_fenced(PAGES);

@@ -28,6 +28,19 @@ FIXTURE(busy_guest)
 	char *twin;
 };
 
+FIXTURE_VARIANT(busy_guest)
+{
+	const char *smart_scan;
+};
+
+FIXTURE_VARIANT_ADD(busy_guest, is_hashed_in_each_pass) {
+	.smart_scan = "0",
+};
+
+FIXTURE_VARIANT_ADD(busy_guest, is_asked_what_it_touched) {
+	.smart_scan = "1",
+};
+
 FIXTURE_SETUP(busy_guest)
 {
 	const char *missing = ksm_missing() ?: guest_missing(&self->guest);
@@ -35,6 +48,7 @@ FIXTURE_SETUP(busy_guest)
 	if (missing)
 		SKIP(return, "%s", missing);
 	ASSERT_TRUE(ksm_begin(&self->ksm));
+	ASSERT_EQ(0, ksm_set("smart_scan", variant->smart_scan));
 	ASSERT_TRUE(guest_create(&self->guest, PAGES));
 	self->ram = self->guest.ram;
 	self->twin = ksm_map_fenced(CONTENTS);
