@@ -13,7 +13,6 @@
 #include <linux/prefetch.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
-#include <linux/swap.h>
 
 #include "batch.h"
 
@@ -487,7 +486,7 @@ unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_
 	batch->considered = 0;
 	batch->sweeping = sweeping;
 	batch->refresh_all = (int)(READ_ONCE(ksm_refresh_until) - batch->pass) > 0;
-	batch->swapping = total_swapcache_pages();
+	batch->returned = ksm_any_returned();
 	batch->skipped = 0;
 	batch->tables = 0;
 	batch->forgotten = 0;

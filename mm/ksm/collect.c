@@ -141,7 +141,8 @@ static bool may_rest(const struct ksm_batch *batch, unsigned long addr, struct k
 	/* A page that came back from swap may have been given the PFN again. */
 	if (state == KSM_MERGED)
 		return folio_test_ksm(pfn_folio(pfn));
-	if (!batch->dirty_bit || (batch->swapping && folio_test_swapcache(pfn_folio(pfn))))
+	if (!batch->dirty_bit ||
+	    (batch->returned && ksm_has_returned(batch->kmm->slot.mm, addr)))
 		return false;
 	if (state == KSM_SETTLED)
 		key = word.key;

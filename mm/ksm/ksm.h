@@ -446,6 +446,12 @@ unsigned int ksm_site_nr_heirs(void);
 bool ksm_site_reaches(const struct ksm_site *site, const struct vm_area_struct *vma,
 		      unsigned long addr);
 
+/* ---- change: pages that come back from swap ---- */
+
+void ksm_note_return(const struct vm_area_struct *vma, unsigned long addr,
+		     const struct folio *folio);
+void ksm_returns_begin_pass(void);
+
 /* ---- batch and scan ---- */
 
 bool ksm_forget_record(struct ksm_mm *kmm, struct ksm_record rec, bool wait);
