@@ -15,6 +15,7 @@
 #include <linux/slab.h>
 
 #include "batch.h"
+#include "work.h"
 
 /* Where to begin to read ahead; hardware goes on by itself. */
 #define KSM_PREFETCH_BYTES	256
@@ -101,7 +102,7 @@ static void prefetch_item(const struct ksm_batch *batch, unsigned int i)
 
 static void hash_items(struct ksm_batch *batch)
 {
-	unsigned int i;
+	unsigned int i, hashed = 0;
 
 	for (i = 0; i < batch->nr_items; i++) {
 		struct ksm_item *item = &batch->items[i];
@@ -112,7 +113,9 @@ static void hash_items(struct ksm_batch *batch)
 		item->key = ksm_page_key(item->page);
 		put_page(item->page);
 		item->page = NULL;
+		hashed++;
 	}
+	ksm_work_add(KSM_WORK_HASHED, hashed);
 }
 
 /* What the dirty bit does not vouch for is not to be trusted when it does again. */
@@ -488,6 +491,7 @@ unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_
 	batch->refresh_all = (int)(READ_ONCE(ksm_refresh_until) - batch->pass) > 0;
 	batch->returned = ksm_any_returned();
 	batch->skipped = 0;
+	batch->handed_over = 0;
 	batch->tables = 0;
 	batch->forgotten = 0;
 	batch->next = kmm->next;
@@ -515,5 +519,6 @@ unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_
 	ksm_free_replaced();
 	atomic_long_add(batch->considered, &ksm_stat.scanned);
 	atomic_long_add(batch->skipped, &ksm_stat.skipped);
+	ksm_work_add(KSM_WORK_HANDED_OVER, batch->handed_over);
 	return batch->work;
 }

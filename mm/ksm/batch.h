@@ -63,6 +63,7 @@ struct ksm_pair {
  * @pass: its number
  * @considered: present pages seen
  * @skipped: of these, passed over as unchanged
+ * @handed_over: dirty bits handed over to folios
  * @tables: page tables walked
  * @forgotten: records forgotten where nothing is mapped
  * @next: where the walk goes on
@@ -88,6 +89,7 @@ struct ksm_batch {
 	unsigned int pass;
 	unsigned int considered;
 	unsigned int skipped;
+	unsigned int handed_over;
 	unsigned int tables;
 	unsigned int forgotten;
 	unsigned long next;

@@ -320,6 +320,7 @@ static void hand_over(struct ksm_batch *batch, struct vm_area_struct *vma, unsig
 	if (!batch->flush_end)
 		batch->flush_start = addr;
 	batch->flush_end = addr + PAGE_SIZE;
+	batch->handed_over++;
 }
 
 static void see_pte(struct ksm_batch *batch, struct vm_area_struct *vma, unsigned long addr,
@@ -370,6 +371,7 @@ static void see_huge_change(struct ksm_batch *batch, struct vm_area_struct *vma,
 	for (i = 0; i < HPAGE_PMD_NR; i++)
 		note_change(batch, start + i * PAGE_SIZE, page + i);
 	ksm_hand_over_pmd(vma, start, pmdp, page_folio(page));
+	batch->handed_over++;
 	/* Those before the walk's address were considered already. */
 	batch->considered -= (addr - start) >> PAGE_SHIFT;
 }

@@ -35,7 +35,7 @@
  * change (the dirty bit), track (page records), checksum, forest, sight (keys that
  * were seen), unstable (candidates), stable (merged folios), site (who maps them),
  * pte (changes of page tables), merge, zero, unmerge, rmap (what the rest of mm
- * calls), sysfs, stat.
+ * calls), sysfs, stat, work (what it all cost, in debugfs).
  *
  * Lock order, outermost first:
  *
@@ -535,6 +535,7 @@ unsigned int ksm_advise(unsigned int pages, u64 wall_ns, u64 cpu_ns);
 
 /* ---- pte: changes of page tables, one page at a time ---- */
 
+bool ksm_pages_equal(struct page *a, struct page *b);
 struct page *ksm_get_page(struct vm_area_struct *vma, unsigned long addr);
 struct folio *ksm_lock_small_folio(struct page *page);
 int ksm_write_protect(struct vm_area_struct *vma, unsigned long addr, struct folio *folio,
