@@ -12,9 +12,9 @@
  */
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
-#include <linux/swap.h>
 
 #include "batch.h"
+#include "work.h"
 
 /**
  * ksm_batch_alloc - room for batches, to be used again and again
@@ -89,7 +89,7 @@ void ksm_forget_range(struct ksm_mm *kmm, unsigned long start, unsigned long las
 
 static void hash_items(struct ksm_batch *batch)
 {
-	unsigned int i;
+	unsigned int i, hashed = 0;
 
 	for (i = 0; i < batch->nr_items; i++) {
 		struct ksm_item *item = &batch->items[i];
@@ -102,7 +102,9 @@ static void hash_items(struct ksm_batch *batch)
 		ksm_unstable_prefetch(item->key);
 		put_page(item->page);
 		item->page = NULL;
+		hashed++;
 	}
+	ksm_work_add(KSM_WORK_HASHED, hashed);
 }
 
 /* What the dirty bit does not vouch for is not to be trusted when it does again. */
@@ -480,8 +482,9 @@ unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_
 	batch->considered = 0;
 	batch->sweeping = sweeping;
 	batch->refresh_all = (int)(READ_ONCE(ksm_refresh_until) - batch->pass) > 0;
-	batch->swapping = total_swapcache_pages();
+	batch->returned = ksm_any_returned();
 	batch->skipped = 0;
+	batch->handed_over = 0;
 	batch->tables = 0;
 	batch->forgotten = 0;
 	batch->next = kmm->next;
@@ -509,5 +512,6 @@ unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_
 	ksm_free_replaced();
 	atomic_long_add(batch->considered, &ksm_stat.scanned);
 	atomic_long_add(batch->skipped, &ksm_stat.skipped);
+	ksm_work_add(KSM_WORK_HANDED_OVER, batch->handed_over);
 	return batch->work;
 }

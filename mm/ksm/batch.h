@@ -72,13 +72,14 @@ struct ksm_pair {
  * @pass: its number
  * @considered: present pages seen
  * @skipped: of these, passed over as unchanged
+ * @handed_over: dirty bits handed over to folios
  * @tables: page tables walked
  * @forgotten: records forgotten where nothing is mapped
  * @next: where the walk goes on
  * @full: the walk stopped before the end of the mm
  * @sweeping: only settled pages whose key is wanted are looked at
  * @refresh_all: all pages are hashed, whatever is known of them
- * @swapping: a page may come back from the swap cache as it went, but changed
+ * @returned: some pages came back from swap lately, to their old place perhaps
  * @wanting: some keys are wanted
  * @renewing: keys have to be noted anew
  * @dirty_bit: whether it tells change where the walk is
@@ -99,13 +100,14 @@ struct ksm_batch {
 	unsigned int pass;
 	unsigned int considered;
 	unsigned int skipped;
+	unsigned int handed_over;
 	unsigned int tables;
 	unsigned int forgotten;
 	unsigned long next;
 	bool full;
 	bool sweeping;
 	bool refresh_all;
-	bool swapping;
+	bool returned;
 	bool wanting;
 	bool renewing;
 	bool dirty_bit;
@@ -129,6 +131,9 @@ void ksm_hand_over_pte(struct vm_area_struct *vma, unsigned long addr, pte_t *pt
 		       struct folio *folio);
 void ksm_hand_over_pmd(struct vm_area_struct *vma, unsigned long addr, pmd_t *pmdp,
 		       struct folio *folio);
+
+bool ksm_any_returned(void);
+bool ksm_has_returned(const struct mm_struct *mm, unsigned long addr);
 
 void ksm_collect(struct ksm_batch *batch);
 

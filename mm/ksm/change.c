@@ -27,13 +27,97 @@
  * not, each page costs an interrupt on all CPUs of the guest. What is missed costs
  * a late merge and nothing else, as merging takes the entry away, flushes, and
  * compares; and pages that a secondary MMU may map are looked at afresh more often.
+ *
+ * A page that comes back from swap has a clean entry, whatever was written before
+ * it went, and it may come back to the frame that it had. So it is noted who does.
  */
+#include <linux/bitmap.h>
+#include <linux/hash.h>
 #include <linux/mmu_notifier.h>
 #include <linux/page_idle.h>
 #include <linux/pgtable.h>
 #include <asm/tlbflush.h>
 
 #include "batch.h"
+
+/* Pages that came back are noted in so many bits, as a power of two. */
+#define RETURNED_BITS		16
+
+/*
+ * Where pages came back, by a hash of the place: since this pass began, and in the
+ * one before. A wrong answer costs hashing a page. Set by faults, without a lock.
+ */
+static struct {
+	DECLARE_BITMAP(places[2], 1UL << RETURNED_BITS);
+	bool any[2];
+	unsigned int now;
+} returned;
+
+static unsigned long place_bit(const struct mm_struct *mm, unsigned long addr)
+{
+	return hash_long((unsigned long)mm + (addr >> PAGE_SHIFT), RETURNED_BITS);
+}
+
+/**
+ * ksm_note_return - a page is about to come back from swap
+ * @vma: where
+ * @addr: of the page that is asked for
+ * @folio: which may hold pages around it, that come too
+ *
+ * Context: a fault; before the entry is set under the page table lock.
+ */
+void ksm_note_return(const struct vm_area_struct *vma, unsigned long addr,
+		     const struct folio *folio)
+{
+	unsigned int now = READ_ONCE(returned.now);
+	long i, around = folio_nr_pages(folio) - 1;
+
+	for (i = -around; i <= around; i++)
+		set_bit(place_bit(vma->vm_mm, addr + i * PAGE_SIZE), returned.places[now]);
+	WRITE_ONCE(returned.any[now], true);
+}
+
+/**
+ * ksm_returns_begin_pass - what came back before the last pass has been seen
+ *
+ * A fault that is held up between its look at @now and its note for a whole pass is
+ * not noted; then it is the refresh that finds the page.
+ *
+ * Context: ksm_control held.
+ */
+void ksm_returns_begin_pass(void)
+{
+	unsigned int old = !returned.now;
+
+	if (returned.any[old])
+		bitmap_zero(returned.places[old], 1UL << RETURNED_BITS);
+	WRITE_ONCE(returned.any[old], false);
+	WRITE_ONCE(returned.now, old);
+}
+
+/**
+ * ksm_any_returned - whether any page came back in this pass or the last
+ *
+ * Context: any.
+ */
+bool ksm_any_returned(void)
+{
+	return READ_ONCE(returned.any[0]) | READ_ONCE(returned.any[1]);
+}
+
+/**
+ * ksm_has_returned - whether a page may have come back in this pass or the last
+ * @mm: whose page
+ * @addr: where
+ *
+ * Context: page table lock held.
+ */
+bool ksm_has_returned(const struct mm_struct *mm, unsigned long addr)
+{
+	unsigned long bit = place_bit(mm, addr);
+
+	return test_bit(bit, returned.places[0]) || test_bit(bit, returned.places[1]);
+}
 
 /**
  * ksm_dirty_bit_tells - whether writes show in PTEs, or in what secondary MMUs tell

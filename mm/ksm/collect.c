@@ -151,7 +151,8 @@ static bool may_rest(const struct ksm_batch *batch, unsigned long addr, struct k
 	/* A page that came back from swap may have been given the PFN again. */
 	if (state == KSM_MERGED)
 		return folio_test_ksm(pfn_folio(pfn));
-	if (!batch->dirty_bit || (batch->swapping && folio_test_swapcache(pfn_folio(pfn))))
+	if (!batch->dirty_bit ||
+	    (batch->returned && ksm_has_returned(batch->kmm->slot.mm, addr)))
 		return false;
 	if (state == KSM_SETTLED)
 		key = word.key;
@@ -402,6 +403,7 @@ static void hand_over(struct ksm_batch *batch, struct vm_area_struct *vma, unsig
 	if (!batch->flush_end)
 		batch->flush_start = addr;
 	batch->flush_end = addr + PAGE_SIZE;
+	batch->handed_over++;
 }
 
 static void see_pte(struct ksm_batch *batch, struct vm_area_struct *vma, unsigned long addr,
@@ -439,7 +441,7 @@ static unsigned int most_settled(const struct ksm_batch *batch, unsigned long ad
 	unsigned int nth = (addr >> PAGE_SHIFT) & (KSM_BLOCK_PAGES - 1);
 
 	if (!batch->block || batch->block->room != KSM_BLOCK_PAGES || !batch->dirty_bit ||
-	    batch->sweeping || batch->wanting || batch->renewing || batch->swapping ||
+	    batch->sweeping || batch->wanting || batch->renewing || batch->returned ||
 	    (batch->secondary && !batch->asked))
 		return 0;
 	return min3(KSM_BLOCK_PAGES - nth, (unsigned int)((end - addr) >> PAGE_SHIFT),
@@ -548,6 +550,7 @@ static void see_huge_change(struct ksm_batch *batch, struct vm_area_struct *vma,
 	for (i = 0; i < HPAGE_PMD_NR; i++)
 		note_change(batch, start + i * PAGE_SIZE, page + i);
 	ksm_hand_over_pmd(vma, start, pmdp, page_folio(page));
+	batch->handed_over++;
 	/* Those before the walk's address were considered already. */
 	batch->considered -= (addr - start) >> PAGE_SHIFT;
 }

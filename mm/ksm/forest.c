@@ -11,6 +11,7 @@
 #include <linux/prefetch.h>
 
 #include "ksm.h"
+#include "work.h"
 
 /*
  * One tree for this many bytes of memory, as a power of two: 128 KiB. So trees
@@ -77,17 +78,30 @@ void ksm_forest_prefetch(const struct ksm_forest *forest, u64 key)
 	prefetch(ksm_forest_root(forest, key));
 }
 
-static bool ksm_node_less(struct rb_node *a, const struct rb_node *b)
+static struct ksm_node *node_of(struct rb_node *rb)
 {
-	return rb_entry(a, struct ksm_node, rb)->key < rb_entry(b, struct ksm_node, rb)->key;
+	return rb_entry(rb, struct ksm_node, rb);
 }
 
-static int ksm_node_cmp(const void *key, const struct rb_node *rb)
+/* @first: before those with an equal key, else behind them. */
+static void root_link(struct ksm_root *root, struct ksm_node *node, bool first)
 {
-	u64 want = *(const u64 *)key;
-	u64 have = rb_entry(rb, struct ksm_node, rb)->key;
+	struct rb_node **link = &root->tree.rb_node, *parent = NULL;
+	unsigned int steps = 0;
 
-	return want < have ? -1 : want > have;
+	lockdep_assert_held(&root->lock);
+	for (; *link; steps++) {
+		u64 key = node_of(*link)->key;
+
+		parent = *link;
+		if (node->key < key || (first && node->key == key))
+			link = &parent->rb_left;
+		else
+			link = &parent->rb_right;
+	}
+	rb_link_node(&node->rb, parent, link);
+	rb_insert_color(&node->rb, &root->tree);
+	ksm_work_add(KSM_WORK_STEPS, steps);
 }
 
 /**
@@ -99,13 +113,7 @@ static int ksm_node_cmp(const void *key, const struct rb_node *rb)
  */
 void ksm_root_insert(struct ksm_root *root, struct ksm_node *node)
 {
-	lockdep_assert_held(&root->lock);
-	rb_add(&node->rb, &root->tree, ksm_node_less);
-}
-
-static bool ksm_node_not_greater(struct rb_node *a, const struct rb_node *b)
-{
-	return !ksm_node_less((struct rb_node *)b, a);
+	root_link(root, node, false);
 }
 
 /**
@@ -117,8 +125,7 @@ static bool ksm_node_not_greater(struct rb_node *a, const struct rb_node *b)
  */
 void ksm_root_insert_first(struct ksm_root *root, struct ksm_node *node)
 {
-	lockdep_assert_held(&root->lock);
-	rb_add(&node->rb, &root->tree, ksm_node_not_greater);
+	root_link(root, node, true);
 }
 
 /**
@@ -145,11 +152,21 @@ void ksm_root_erase(struct ksm_root *root, struct ksm_node *node)
  */
 struct ksm_node *ksm_root_find(struct ksm_root *root, u64 key)
 {
-	struct rb_node *rb;
+	struct rb_node *rb = root->tree.rb_node;
+	struct ksm_node *found = NULL;
+	unsigned int steps = 0;
 
 	lockdep_assert_held(&root->lock);
-	rb = rb_find_first(&key, &root->tree, ksm_node_cmp);
-	return rb ? rb_entry(rb, struct ksm_node, rb) : NULL;
+	for (; rb; steps++) {
+		struct ksm_node *node = node_of(rb);
+
+		/* An earlier one with this key can only stand to the left. */
+		if (node->key == key)
+			found = node;
+		rb = node->key < key ? rb->rb_right : rb->rb_left;
+	}
+	ksm_work_add(KSM_WORK_STEPS, steps);
+	return found;
 }
 
 /**
@@ -161,7 +178,7 @@ struct ksm_node *ksm_root_find(struct ksm_root *root, u64 key)
  */
 struct ksm_node *ksm_node_next_equal(struct ksm_node *node)
 {
-	struct rb_node *rb = rb_next_match(&node->key, &node->rb, ksm_node_cmp);
+	struct rb_node *rb = rb_next(&node->rb);
 
-	return rb ? rb_entry(rb, struct ksm_node, rb) : NULL;
+	return rb && node_of(rb)->key == node->key ? node_of(rb) : NULL;
 }

@@ -37,7 +37,7 @@
  * change (dirty and accessed bits), track (page records), checksum, forest, sight (keys that
  * were seen), unstable (candidates), stable (merged folios), site (who maps them),
  * pte (changes of page tables), merge, zero, unmerge, rmap (what the rest of mm
- * calls), sysfs, stat.
+ * calls), sysfs, stat, work (what it all cost, in debugfs).
  *
  * Lock order, outermost first:
  *
@@ -479,6 +479,12 @@ unsigned int ksm_site_nr_heirs(void);
 bool ksm_site_reaches(const struct ksm_site *site, const struct vm_area_struct *vma,
 		      unsigned long addr);
 
+/* ---- change: pages that come back from swap ---- */
+
+void ksm_note_return(const struct vm_area_struct *vma, unsigned long addr,
+		     const struct folio *folio);
+void ksm_returns_begin_pass(void);
+
 /* ---- batch and scan ---- */
 
 bool ksm_forget_record(struct ksm_mm *kmm, struct ksm_record rec, bool wait);
@@ -561,6 +567,7 @@ unsigned int ksm_advise(unsigned int pages, u64 wall_ns, u64 cpu_ns);
 
 /* ---- pte: changes of page tables, one page at a time ---- */
 
+bool ksm_pages_equal(struct page *a, struct page *b);
 struct page *ksm_get_page(struct vm_area_struct *vma, unsigned long addr);
 struct folio *ksm_lock_small_folio(struct page *page);
 int ksm_write_protect(struct vm_area_struct *vma, unsigned long addr, struct folio *folio,

@@ -13,6 +13,7 @@
 #include <trace/events/ksm.h>
 
 #include "ksm.h"
+#include "work.h"
 
 /* The record gives up what it has and owns the site from now on. */
 static int record_site(struct ksm_mm *kmm, unsigned long addr, struct ksm_site *site,
@@ -68,7 +69,7 @@ static int merge_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned
 	/* Reclaim may drop what one owner gave up by MADV_FREE: not for others. */
 	if (folio_test_lazyfree(kfolio) || folio_test_hwpoison(kfolio))
 		return -EAGAIN;
-	if (PageCompound(page) && !pages_identical(page, kpage))
+	if (PageCompound(page) && !ksm_pages_equal(page, kpage))
 		return -ENOENT;
 	folio = ksm_lock_small_folio(page);
 	if (IS_ERR(folio))
@@ -270,6 +271,12 @@ static int promote_copy(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned
 	return err;
 }
 
+static u64 page_key_now(struct page *page)
+{
+	ksm_work_add(KSM_WORK_HASHED, 1);
+	return ksm_page_key(page, NULL);
+}
+
 /* The folio is locked and small; the key of what it holds now decides. */
 static int promote_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr,
 			  struct page *page, u64 key, u64 *now)
@@ -280,7 +287,7 @@ static int promote_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, unsign
 	err = ksm_write_protect(vma, addr, folio, page);
 	if (err)
 		return err;
-	*now = ksm_page_key(page, NULL);
+	*now = page_key_now(page);
 	if (*now != key)
 		return -ENOENT;
 	if (folio_mapcount(folio) > 1 || folio_test_lazyfree(folio))
@@ -325,7 +332,7 @@ int ksm_promote(struct ksm_mm *kmm, unsigned long addr, u64 key, unsigned long p
 
 	/* A huge page is not split for a candidate that has changed. */
 	if (PageCompound(page))
-		now = ksm_page_key(page, NULL);
+		now = page_key_now(page);
 	if (now == key) {
 		folio = ksm_lock_small_folio(page);
 		err = PTR_ERR_OR_ZERO(folio);

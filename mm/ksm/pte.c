@@ -12,6 +12,20 @@
 #include <asm/tlbflush.h>
 
 #include "ksm.h"
+#include "work.h"
+
+/**
+ * ksm_pages_equal - compare all bytes of two pages
+ * @a: one, on which the caller holds a reference
+ * @b: the other, likewise
+ *
+ * Context: any; if either may change meanwhile the result is a hint.
+ */
+bool ksm_pages_equal(struct page *a, struct page *b)
+{
+	ksm_work_add(KSM_WORK_COMPARED, 1);
+	return pages_identical(a, b);
+}
 
 /**
  * ksm_get_page - take a reference on the anonymous page mapped at an address
@@ -196,7 +210,7 @@ int ksm_exchange_page(struct vm_area_struct *vma, unsigned long addr, struct pag
 	if (page_vma_mapped_walk(&pvmw)) {
 		if (!WARN_ON_ONCE(!pvmw.pte))
 			err = take_pte(vma, addr, pvmw.pte, page, &pte);
-		if (!err && !pages_identical(page, kpage)) {
+		if (!err && !ksm_pages_equal(page, kpage)) {
 			set_pte_at(vma->vm_mm, addr, pvmw.pte, pte);
 			err = -ENOENT;
 		} else if (!err) {

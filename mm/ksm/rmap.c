@@ -152,6 +152,8 @@ static bool needs_copy(struct folio *folio, struct vm_area_struct *vma, unsigned
  * place that faults; the others cannot map it, for their anon_vmas do not lead
  * to it or not at the same index. They get copies, which may merge again.
  *
+ * Called for every page that comes back from swap, merged or not.
+ *
  * Context: @vma's fault locks held; sleeps.
  * Return: @folio; a copy, locked and charged; NULL without memory;
  * ERR_PTR(-EHWPOISON) when @folio cannot be read.
@@ -161,6 +163,8 @@ struct folio *ksm_might_need_to_copy(struct folio *folio, struct vm_area_struct 
 {
 	struct folio *copy;
 
+	if (vma->vm_flags & VM_MERGEABLE)
+		ksm_note_return(vma, addr, folio);
 	if (!needs_copy(folio, vma, addr))
 		return folio;
 	if (folio_test_hwpoison(folio))

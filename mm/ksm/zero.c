@@ -69,7 +69,7 @@ int ksm_merge_zero(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long
 	if (!page)
 		return err;
 	/* A huge page is not split in vain. */
-	if (PageCompound(page) && !pages_identical(page, ZERO_PAGE(addr)))
+	if (PageCompound(page) && !ksm_pages_equal(page, ZERO_PAGE(addr)))
 		goto put;
 	folio = ksm_lock_small_folio(page);
 	err = PTR_ERR_OR_ZERO(folio);

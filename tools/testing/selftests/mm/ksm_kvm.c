@@ -17,6 +17,9 @@
 #define OTHER	2000
 #define GROUP	"/sys/fs/cgroup/ksm_kvm"
 
+/* After so many passes nothing is left of how pages came to be. */
+#define SETTLE_PASSES	6
+
 /* The guest's memory is registered, and so is @twin, which is the host's own. */
 FIXTURE(guest)
 {
@@ -310,6 +313,30 @@ TEST_F(guest, finds_discarded_pages_empty)
 	EXPECT_TRUE(guest_sees_nothing(&self->guest, 0, PAGES));
 	EXPECT_EQ(-1, ksm_first_wrong(self->twin, PAGES, SEED, 1));
 	EXPECT_ONE_MEMORY(self);
+}
+
+/*
+ * No dirty bit tells of what a guest writes: the next pass sees another checksum, the
+ * one after that the same again.
+ */
+TEST_F(guest, writes_to_settled_pages_which_merge_two_passes_later)
+{
+	const size_t half = PAGES / 2;
+
+	ASSERT_EQ(0, ksm_set("smart_scan", "1"));
+	ASSERT_TRUE(guest_fills(&self->guest, 0, PAGES, SEED, 1));
+	ksm_fill(self->twin, PAGES, OTHER, 1);
+	ASSERT_TRUE(ksm_pass_by(SETTLE_PASSES));
+	ASSERT_EQ(2 * PAGES, ksm_get("pages_unshared"));
+	ASSERT_TRUE(guest_fills(&self->guest, 0, half, OTHER, 1));
+	ASSERT_TRUE(ksm_pass_by(2));
+	for (size_t i = 0; i < half; i++)
+		EXPECT_EQ(pfn(self->twin, i), pfn(self->ram, i));
+	EXPECT_EQ(half, ksm_get("pages_sharing"));
+	EXPECT_EQ(0, merged(page(self->ram, half), half));
+	EXPECT_EQ(-1, guest_first_wrong(&self->guest, 0, half, OTHER, 1));
+	EXPECT_EQ(-1, guest_first_wrong(&self->guest, half, half, SEED + half, 1));
+	EXPECT_EQ(-1, ksm_first_wrong(self->twin, PAGES, OTHER, 1));
 }
 
 TEST_F(guest, reads_swapped_pages_back)

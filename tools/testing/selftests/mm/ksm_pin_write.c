@@ -9,14 +9,12 @@
 #include "kselftest_harness.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/io_uring.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
+#include "ksm_ring.h"
 #include "ksm_util.h"
 #include "vm_util.h"
 
@@ -25,81 +23,6 @@
 #define MANY_PASSES	20
 #define SEED		1000
 #define OTHER		2000
-
-/* A ring that does one thing at a time. */
-struct ring {
-	int fd;
-	struct io_uring_params params;
-	char *queues;
-	struct io_uring_sqe *sqe;
-};
-
-static unsigned int *queue_word(struct ring *ring, unsigned int offset)
-{
-	return (unsigned int *)(ring->queues + offset);
-}
-
-/* 0 or -errno. */
-static int ring_open(struct ring *ring)
-{
-	const struct io_cqring_offsets *cq = &ring->params.cq_off;
-	size_t size;
-
-	ring->fd = syscall(__NR_io_uring_setup, 1, &ring->params);
-	if (ring->fd < 0)
-		return -errno;
-	if (!(ring->params.features & IORING_FEAT_SINGLE_MMAP))
-		return -ENOSYS;
-	size = cq->cqes + ring->params.cq_entries * sizeof(struct io_uring_cqe);
-	if (size < ring->params.sq_off.array + sizeof(int))
-		size = ring->params.sq_off.array + sizeof(int);
-	ring->queues = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, ring->fd,
-			    IORING_OFF_SQ_RING);
-	if (ring->queues == MAP_FAILED)
-		return -errno;
-	ring->sqe = mmap(NULL, sizeof(*ring->sqe), PROT_READ | PROT_WRITE, MAP_SHARED,
-			 ring->fd, IORING_OFF_SQES);
-	return ring->sqe == MAP_FAILED ? -errno : 0;
-}
-
-static int ring_pin(struct ring *ring, char *map, size_t pages)
-{
-	struct iovec part = { .iov_base = map, .iov_len = pages * psize() };
-
-	return syscall(__NR_io_uring_register, ring->fd, IORING_REGISTER_BUFFERS, &part, 1) ?
-	       -errno : 0;
-}
-
-static int ring_unpin(struct ring *ring)
-{
-	return syscall(__NR_io_uring_register, ring->fd, IORING_UNREGISTER_BUFFERS, NULL, 0) ?
-	       -errno : 0;
-}
-
-/* Reads @pages of a file from its start to @to in the pinned buffer. */
-static int ring_read(struct ring *ring, int file, char *to, size_t pages)
-{
-	const struct io_sqring_offsets *sq = &ring->params.sq_off;
-	const struct io_cqring_offsets *cq = &ring->params.cq_off;
-	struct io_uring_cqe *cqe = (struct io_uring_cqe *)(ring->queues + cq->cqes);
-	unsigned int head = *queue_word(ring, cq->head);
-
-	*ring->sqe = (struct io_uring_sqe){
-		.opcode = IORING_OP_READ_FIXED,
-		.fd = file,
-		.addr = (uintptr_t)to,
-		.len = pages * psize(),
-	};
-	*queue_word(ring, sq->array) = 0;
-	__atomic_add_fetch(queue_word(ring, sq->tail), 1, __ATOMIC_RELEASE);
-	if (syscall(__NR_io_uring_enter, ring->fd, 1, 1, IORING_ENTER_GETEVENTS, NULL, 0) != 1)
-		return -errno;
-	if (__atomic_load_n(queue_word(ring, cq->tail), __ATOMIC_ACQUIRE) == head)
-		return -EIO;
-	cqe += head & *queue_word(ring, cq->ring_mask);
-	__atomic_store_n(queue_word(ring, cq->head), head + 1, __ATOMIC_RELEASE);
-	return cqe->res == (int)(pages * psize()) ? 0 : -EIO;
-}
 
 static char *page(char *map, size_t index)
 {
@@ -136,7 +59,7 @@ static bool put_in_file(int file, uint64_t seed, uint64_t step)
 FIXTURE(fixed_buffer)
 {
 	struct ksm_test ksm;
-	struct ring ring;
+	struct ksm_ring ring;
 	int file;
 	char *map;	/* 3 * PAGES; the buffer is the first third */
 };
@@ -149,7 +72,7 @@ FIXTURE_SETUP(fixed_buffer)
 	if (missing)
 		SKIP(return, "%s", missing);
 	ASSERT_TRUE(ksm_begin(&self->ksm));
-	error = ring_open(&self->ring);
+	error = ksm_ring_open(&self->ring);
 	if (error == -ENOSYS)
 		SKIP(return, "this kernel has no io_uring, or no io_uring of 2019 or later");
 	ASSERT_EQ(0, error);
@@ -171,17 +94,17 @@ TEST_F(fixed_buffer, written_by_io_uring_is_seen_by_the_process_only)
 	ksm_fill(map, 3 * PAGES, SEED, 0);
 	ASSERT_TRUE(ksm_merge_all());
 	ASSERT_EQ(1, frames(map, 3 * PAGES));
-	ASSERT_EQ(0, ring_pin(&self->ring, map, PAGES));
+	ASSERT_EQ(0, ksm_ring_pin(&self->ring, map, PAGES));
 	for (unsigned int round = 0; round < 5; round++) {
 		ASSERT_TRUE(put_in_file(self->file, OTHER + round, round));
 		ASSERT_TRUE(ksm_wait_passes(KSM_MERGE_PASSES));
-		ASSERT_EQ(0, ring_read(&self->ring, self->file, map, PAGES));
+		ASSERT_EQ(0, ksm_ring_read(&self->ring, self->file, map, PAGES));
 		EXPECT_EQ(-1, ksm_first_wrong(map, PAGES, OTHER + round, round));
 		EXPECT_EQ(0, merged(map, PAGES));
 	}
 	EXPECT_EQ(-1, ksm_first_wrong(page(map, PAGES), 2 * PAGES, SEED, 0));
 	EXPECT_EQ(1, frames(page(map, PAGES), 2 * PAGES));
-	EXPECT_EQ(0, ring_unpin(&self->ring));
+	EXPECT_EQ(0, ksm_ring_unpin(&self->ring));
 }
 
 /* What ksmd knew of the pages is old by then: no page table says that they changed. */
@@ -191,10 +114,10 @@ TEST_F(fixed_buffer, merges_by_what_was_written_through_the_pin)
 
 	ksm_fill(map, PAGES, SEED, 1);
 	ASSERT_TRUE(ksm_merge_all());
-	ASSERT_EQ(0, ring_pin(&self->ring, map, PAGES));
+	ASSERT_EQ(0, ksm_ring_pin(&self->ring, map, PAGES));
 	ASSERT_TRUE(put_in_file(self->file, OTHER, 1));
-	ASSERT_EQ(0, ring_read(&self->ring, self->file, map, PAGES));
-	ASSERT_EQ(0, ring_unpin(&self->ring));
+	ASSERT_EQ(0, ksm_ring_read(&self->ring, self->file, map, PAGES));
+	ASSERT_EQ(0, ksm_ring_unpin(&self->ring));
 	/* One third is equal to what it was, another to what it is. */
 	ksm_fill(page(map, PAGES), PAGES, SEED, 1);
 	ksm_fill(page(map, 2 * PAGES), PAGES, OTHER, 1);
@@ -212,19 +135,19 @@ TEST_F(fixed_buffer, equal_to_its_neighbours_through_the_pin_stays_alone)
 {
 	char *map = self->map;
 
-	ASSERT_EQ(0, ring_pin(&self->ring, map, PAGES));
+	ASSERT_EQ(0, ksm_ring_pin(&self->ring, map, PAGES));
 	ksm_fill(page(map, PAGES), 2 * PAGES, SEED, 0);
 	ASSERT_TRUE(put_in_file(self->file, SEED, 0));
-	ASSERT_EQ(0, ring_read(&self->ring, self->file, map, PAGES));
+	ASSERT_EQ(0, ksm_ring_read(&self->ring, self->file, map, PAGES));
 	ASSERT_TRUE(ksm_merge_all());
 	ASSERT_TRUE(ksm_wait_passes(MANY_PASSES));
 	EXPECT_EQ(0, merged(map, PAGES));
 	EXPECT_EQ(2 * PAGES, merged(page(map, PAGES), 2 * PAGES));
 	ASSERT_TRUE(put_in_file(self->file, OTHER, 0));
-	ASSERT_EQ(0, ring_read(&self->ring, self->file, map, PAGES));
+	ASSERT_EQ(0, ksm_ring_read(&self->ring, self->file, map, PAGES));
 	EXPECT_EQ(-1, ksm_first_wrong(map, PAGES, OTHER, 0));
 	EXPECT_EQ(-1, ksm_first_wrong(page(map, PAGES), 2 * PAGES, SEED, 0));
-	EXPECT_EQ(0, ring_unpin(&self->ring));
+	EXPECT_EQ(0, ksm_ring_unpin(&self->ring));
 }
 
 /* Pins come and go while ksmd is before, in the middle of or after merging the pages. */
@@ -240,10 +163,10 @@ TEST_F(fixed_buffer, loses_no_write_while_ksmd_races)
 
 		ASSERT_TRUE(ksm_wait_until(merged(map, PAGES) >= round % 3 * PAGES / 2));
 		ASSERT_TRUE(put_in_file(self->file, seed, 0));
-		ASSERT_EQ(0, ring_pin(&self->ring, map, PAGES));
-		ASSERT_EQ(0, ring_read(&self->ring, self->file, map, PAGES));
+		ASSERT_EQ(0, ksm_ring_pin(&self->ring, map, PAGES));
+		ASSERT_EQ(0, ksm_ring_read(&self->ring, self->file, map, PAGES));
 		ASSERT_EQ(-1, ksm_first_wrong(map, PAGES, seed, 0));
-		ASSERT_EQ(0, ring_unpin(&self->ring));
+		ASSERT_EQ(0, ksm_ring_unpin(&self->ring));
 		ksm_fill(page(map, PAGES), PAGES, seed, 0);
 		ASSERT_EQ(-1, ksm_first_wrong(map, 2 * PAGES, seed, 0));
 	}

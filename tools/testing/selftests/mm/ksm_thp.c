@@ -23,29 +23,6 @@ FIXTURE(huge_page)
 	char *small;	/* a registered page that is not part of it */
 };
 
-/*
- * A huge page in a mapping of its own, or NULL. Whether it could be had is for
- * is_huge() to say; khugepaged is kept from putting together again what is split.
- */
-static char *map_huge(size_t size)
-{
-	char *map = mmap(NULL, 2 * size, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	if (map == MAP_FAILED)
-		return NULL;
-	map = (char *)(((uintptr_t)map + size - 1) & ~(size - 1));
-	if (madvise(map, size, MADV_HUGEPAGE))
-		return NULL;
-	*(volatile char *)map = 1;
-	return madvise(map, size, MADV_NOHUGEPAGE) ? NULL : map;
-}
-
-static bool is_huge(char *map, size_t size)
-{
-	return ksm_smaps(getpid(), map, "AnonHugePages") * 1024 == (long)size;
-}
-
 FIXTURE_SETUP(huge_page)
 {
 	const char *missing = ksm_missing();
@@ -55,8 +32,8 @@ FIXTURE_SETUP(huge_page)
 	self->size = read_pmd_pagesize();
 	if (!self->size)
 		SKIP(return, "this kernel has no transparent huge pages");
-	self->map = map_huge(self->size);
-	if (!self->map || !is_huge(self->map, self->size))
+	self->map = ksm_map_huge(self->size);
+	if (!self->map || !ksm_is_huge(self->map, self->size))
 		SKIP(return, "no huge page to be had: memory may be fragmented");
 	self->pages = self->size / psize();
 	ksm_fill(self->map, self->pages, SEED, 1);
@@ -64,7 +41,7 @@ FIXTURE_SETUP(huge_page)
 	self->small = ksm_map_registered(1);
 	ASSERT_NE(NULL, self->small);
 	ASSERT_EQ(0, ksm_mergeable(self->map, self->pages));
-	ASSERT_TRUE(is_huge(self->map, self->size));
+	ASSERT_TRUE(ksm_is_huge(self->map, self->size));
 }
 
 FIXTURE_TEARDOWN_PARENT(huge_page)
@@ -76,7 +53,7 @@ TEST_F(huge_page, without_equal_pages_stays_whole)
 {
 	ksm_fill(self->small, 1, SEED - 1, 0);
 	ASSERT_TRUE(ksm_merge_all());
-	EXPECT_TRUE(is_huge(self->map, self->size));
+	EXPECT_TRUE(ksm_is_huge(self->map, self->size));
 	EXPECT_EQ(0, ksm_get("pages_shared"));
 	EXPECT_EQ(self->pages + 1, ksm_get("pages_unshared"));
 	EXPECT_EQ(-1, ksm_first_wrong(self->map, self->pages, SEED, 1));
@@ -93,7 +70,7 @@ TEST_F(huge_page, gives_the_one_page_that_has_a_twin)
 	EXPECT_EQ(1, ksm_get("pages_sharing"));
 	EXPECT_EQ(ksm_pfn(getpid(), self->small), ksm_pfn(getpid(), part));
 	EXPECT_EQ(1, ksm_count_merged(getpid(), self->map, self->pages));
-	EXPECT_FALSE(is_huge(self->map, self->size));
+	EXPECT_FALSE(ksm_is_huge(self->map, self->size));
 	EXPECT_EQ(-1, ksm_first_wrong(self->map, self->pages, SEED, 1));
 
 	/* Writing gives it a page of its own again, and only there. */
@@ -109,7 +86,7 @@ TEST_F(huge_page, of_equal_pages_becomes_one_small_page)
 	ksm_fill(self->map, self->pages / 2, SEED, 0);
 	ksm_fill(self->map + self->size / 2, self->pages / 2, SEED + 1, 0);
 	ksm_fill(self->small, 1, SEED - 1, 0);
-	ASSERT_TRUE(is_huge(self->map, self->size));
+	ASSERT_TRUE(ksm_is_huge(self->map, self->size));
 	/* No more than two sharing groups of 256 sites each. */
 	EXPECT_TRUE(ksm_merge_all());
 	EXPECT_TRUE(ksm_wait_until(ksm_get("pages_sharing") == (long)self->pages - 2));
@@ -120,9 +97,9 @@ TEST_F(huge_page, of_equal_pages_becomes_one_small_page)
 
 TEST_F(huge_page, merges_page_by_page_with_another)
 {
-	char *other = map_huge(self->size);
+	char *other = ksm_map_huge(self->size);
 
-	if (!other || !is_huge(other, self->size))
+	if (!other || !ksm_is_huge(other, self->size))
 		SKIP(return, "no second huge page to be had");
 	ksm_fill(other, self->pages, SEED, 1);
 	ksm_fill(self->small, 1, SEED - 1, 0);

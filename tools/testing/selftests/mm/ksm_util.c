@@ -2,6 +2,7 @@
 /* Settings, waiting, memory and workers; see ksm_util.h. */
 
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -19,6 +20,8 @@
 #include "vm_util.h"
 
 #define KSM_DIR "/sys/kernel/mm/ksm/"
+
+#define HOUR	(3600 * 1000)	/* as sleep_millisecs */
 
 /*
  * What tests run with, so that the number of passes until pages merge can be
@@ -201,6 +204,69 @@ bool ksm_wait_passes(unsigned int passes)
 	return ksm_wait_until(ksm_get("full_scans") > first + (long)passes);
 }
 
+static char ksmd_state_in(int pid)
+{
+	char path[64], text[64], state = '\0';
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	if (!ksm_read_text(path, text, sizeof(text)))
+		sscanf(text, "%*d (ksmd) %c", &state);
+	return state;
+}
+
+/* How ksmd is, as in /proc/PID/stat: 'S' when it waits to be called. */
+static char ksmd_state(void)
+{
+	static int pid;
+	struct dirent *entry;
+	DIR *proc;
+
+	if (pid)
+		return ksmd_state_in(pid);
+	proc = opendir("/proc");
+	while (proc && !pid && (entry = readdir(proc))) {
+		if (ksmd_state_in(atoi(entry->d_name)))
+			pid = atoi(entry->d_name);
+	}
+	if (proc)
+		closedir(proc);
+	return pid ? ksmd_state_in(pid) : '\0';
+}
+
+/**
+ * ksm_one_pass - let ksmd make one pass and no more
+ *
+ * A turn is long enough for a pass and ends with it. Then ksmd sleeps for an hour,
+ * or until its settings change, which is how it is called for the next. Not to be
+ * mixed with ksm_wait_passes(). Something must be registered.
+ *
+ * Return: whether just one pass came to an end.
+ */
+bool ksm_one_pass(void)
+{
+	long scans = ksm_get("full_scans");
+	int error = 0;
+
+	/* Else the call might be missed. */
+	if (!ksm_wait_until(ksmd_state() == 'S'))
+		return false;
+	if (ksm_get("run") != 1)
+		error = ksm_set_number("pages_to_scan", UINT_MAX);
+	error = error ? error : ksm_set_number("sleep_millisecs", HOUR);
+	if (!error && ksm_get("run") != 1)
+		error = ksm_set("run", "1");
+	return !error && ksm_wait_until(ksm_get("full_scans") > scans && ksmd_state() == 'S') &&
+	       ksm_get("full_scans") == scans + 1;
+}
+
+bool ksm_pass_by(unsigned int passes)
+{
+	while (passes--)
+		if (!ksm_one_pass())
+			return false;
+	return true;
+}
+
 bool ksm_merge_all(void)
 {
 	return !ksm_set("run", "1") && ksm_wait_passes(KSM_MERGE_PASSES);
@@ -232,6 +298,33 @@ char *ksm_map_fenced(size_t pages)
 	if (mprotect(fence + psize(), pages * psize(), PROT_READ | PROT_WRITE))
 		return NULL;
 	return fence + psize();
+}
+
+/**
+ * ksm_map_huge - a huge page in a mapping of its own
+ * @size: of a huge page, in bytes
+ *
+ * khugepaged is kept from putting together again what is split.
+ *
+ * Return: NULL if there can be none; whether there is one, ksm_is_huge() tells.
+ */
+char *ksm_map_huge(size_t size)
+{
+	char *map = mmap(NULL, 2 * size, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (map == MAP_FAILED)
+		return NULL;
+	map = (char *)(((uintptr_t)map + size - 1) & ~(size - 1));
+	if (madvise(map, size, MADV_HUGEPAGE))
+		return NULL;
+	*(volatile char *)map = 1;
+	return madvise(map, size, MADV_NOHUGEPAGE) ? NULL : map;
+}
+
+bool ksm_is_huge(const char *map, size_t size)
+{
+	return ksm_smaps(getpid(), map, "AnonHugePages") * 1024 == (long)size;
 }
 
 int ksm_mergeable(char *map, size_t pages)

@@ -16,6 +16,9 @@
 /* Equal pages that nobody writes to are merged within so many full passes. */
 #define KSM_MERGE_PASSES	4
 
+/* Every page is hashed once in so many passes, whatever its page table says. */
+#define KSM_REFRESH_PASSES	256
+
 /* Every wait gives up after so many seconds. */
 #define KSM_WAIT_SECONDS	20
 
@@ -78,6 +81,8 @@ long ksm_get(const char *name);
 void ksm_pause(void);
 uint64_t ksm_now_millisecs(void);
 bool ksm_wait_passes(unsigned int passes);
+bool ksm_one_pass(void);
+bool ksm_pass_by(unsigned int passes);
 
 #define ksm_wait_until(condition)					\
 ({									\
@@ -107,6 +112,8 @@ bool ksm_merge_all(void);
 char *ksm_map_pages(size_t pages);
 char *ksm_map_registered(size_t pages);
 char *ksm_map_fenced(size_t pages);
+char *ksm_map_huge(size_t size);
+bool ksm_is_huge(const char *map, size_t size);
 int ksm_mergeable(char *map, size_t pages);
 int ksm_unmergeable(char *map, size_t pages);
 int ksm_set_merge_any(unsigned long on);
@@ -129,6 +136,7 @@ size_t ksm_count_frames(pid_t pid, const char *map, size_t pages);
 
 /* Figures in /proc. */
 int ksm_read_text(const char *path, char *text, size_t size);
+long ksm_number_in(const char *path, const char *name);
 long ksm_vmstat(const char *name);
 long ksm_meminfo(const char *name);
 long ksm_proc_stat(pid_t pid, const char *name);

@@ -115,7 +115,7 @@ size_t ksm_count_frames(pid_t pid, const char *map, size_t pages)
 }
 
 /* The number behind "name " or "name:" in a file of such lines. */
-static long number_in(const char *path, const char *name)
+long ksm_number_in(const char *path, const char *name)
 {
 	size_t length = strlen(name);
 	long value = KSM_NONE;
@@ -135,12 +135,12 @@ static long number_in(const char *path, const char *name)
 
 long ksm_vmstat(const char *name)
 {
-	return number_in("/proc/vmstat", name);
+	return ksm_number_in("/proc/vmstat", name);
 }
 
 long ksm_meminfo(const char *name)
 {
-	return number_in("/proc/meminfo", name);
+	return ksm_number_in("/proc/meminfo", name);
 }
 
 long ksm_proc_stat(pid_t pid, const char *name)
@@ -148,7 +148,7 @@ long ksm_proc_stat(pid_t pid, const char *name)
 	char path[64];
 
 	snprintf(path, sizeof(path), "/proc/%d/ksm_stat", pid);
-	return number_in(path, name);
+	return ksm_number_in(path, name);
 }
 
 bool ksm_proc_says(pid_t pid, const char *line)

@@ -440,11 +440,6 @@ FIXTURE_TEARDOWN_PARENT(huge_page)
 	EXPECT_EQ(0, ksm_get("ksm_zero_pages"));
 }
 
-static bool is_huge(char *map, size_t size)
-{
-	return ksm_smaps(getpid(), map, "AnonHugePages") * 1024 == (long)size;
-}
-
 TEST_F(huge_page, gives_the_one_page_that_is_empty)
 {
 	const size_t empty = 300 % self->pages;
@@ -454,7 +449,7 @@ TEST_F(huge_page, gives_the_one_page_that_is_empty)
 	ksm_fill(self->map, self->pages, SEED, 1);
 	memset(part, 0, psize());
 	ASSERT_TRUE(!variant->locked || !mlock(self->map, self->size));
-	if (!is_huge(self->map, self->size))
+	if (!ksm_is_huge(self->map, self->size))
 		SKIP(return, "no huge page to be had: memory may be fragmented");
 	/* Or khugepaged puts together again what was split. */
 	ASSERT_EQ(0, madvise(self->map, self->size, MADV_NOHUGEPAGE));
@@ -462,7 +457,7 @@ TEST_F(huge_page, gives_the_one_page_that_is_empty)
 	EXPECT_COUNTED(variant->locked);
 	EXPECT_EQ(1, zeros(part, 1));
 	EXPECT_EQ(1, zeros(self->map, self->pages));
-	EXPECT_FALSE(is_huge(self->map, self->size));
+	EXPECT_FALSE(ksm_is_huge(self->map, self->size));
 	EXPECT_TRUE(is_empty(part, 1));
 	EXPECT_EQ(-1, ksm_first_wrong(self->map, empty, SEED, 1));
 	ksm_fill(part, 1, SEED + empty, 0);
@@ -485,7 +480,7 @@ TEST_F(huge_page, made_out_of_zero_pages_takes_them_off_the_count)
 	ASSERT_EQ(0, madvise(self->map, self->size, MADV_HUGEPAGE));
 	if (madvise(self->map, self->size, MADV_COLLAPSE))
 		SKIP(return, "no huge page to be had: %s", strerror(errno));
-	EXPECT_TRUE(is_huge(self->map, self->size));
+	EXPECT_TRUE(ksm_is_huge(self->map, self->size));
 	EXPECT_COUNTED(0);
 	EXPECT_EQ(0, zeros(self->map, self->pages));
 	/* And is split for them again, and khugepaged leaves it so. */
