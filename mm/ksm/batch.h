@@ -7,7 +7,7 @@
 
 #include "ksm.h"
 
-/* A page is hashed again in every so many passes, whatever its dirty bit says. */
+/* A page is hashed again in every so many passes, whatever its dirty bit says; 2^n. */
 #define KSM_REFRESH_PASSES	256
 /* Likewise where secondary MMUs have a say: they forget what the dirty bit would keep. */
 #define KSM_REFRESH_SECONDARY	16
@@ -134,6 +134,22 @@ void ksm_hand_over_pmd(struct vm_area_struct *vma, unsigned long addr, pmd_t *pm
 
 bool ksm_any_returned(void);
 bool ksm_has_returned(const struct mm_struct *mm, unsigned long addr);
+
+/* ---- unchanged: what is passed over ---- */
+
+bool ksm_refresh_due(const struct ksm_batch *batch, unsigned long addr);
+void ksm_distrust(struct ksm_batch *batch, unsigned long addr, unsigned long end);
+void ksm_ask_block(struct ksm_batch *batch, struct vm_area_struct *vma, unsigned long addr,
+		   unsigned long end);
+bool ksm_is_touched(struct ksm_batch *batch, struct vm_area_struct *vma, unsigned long addr,
+		    unsigned long pfn);
+bool ksm_pass_over(struct ksm_batch *batch, unsigned long addr, unsigned long pfn);
+unsigned int ksm_pass_over_settled(struct ksm_batch *batch, unsigned long addr, pte_t *ptep,
+				   unsigned long end);
+unsigned int ksm_pass_over_settled_huge(struct ksm_batch *batch, unsigned long addr,
+					unsigned long pfn, unsigned long end);
+
+/* ---- collect ---- */
 
 void ksm_collect(struct ksm_batch *batch);
 

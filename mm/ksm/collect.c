@@ -24,19 +24,6 @@ static bool batch_is_full(const struct ksm_batch *batch)
 	       mmap_lock_is_contended(batch->kmm->slot.mm);
 }
 
-/* Pages from here on, up to the first that is due to be hashed again: 0 if it is this. */
-static unsigned int pages_before_refresh(const struct ksm_batch *batch, unsigned long addr)
-{
-	unsigned int passes = batch->secondary ? KSM_REFRESH_SECONDARY : KSM_REFRESH_PASSES;
-
-	return batch->refresh_all ? 0 : -((addr >> PAGE_SHIFT) + batch->pass) % passes;
-}
-
-static bool refresh_due(const struct ksm_batch *batch, unsigned long addr)
-{
-	return !pages_before_refresh(batch, addr);
-}
-
 static struct ksm_item *add_item(struct ksm_batch *batch, unsigned long addr, struct page *page,
 				 enum ksm_sight sight)
 {
@@ -48,7 +35,7 @@ static struct ksm_item *add_item(struct ksm_batch *batch, unsigned long addr, st
 		.pfn = page ? page_to_pfn(page) : 0,
 		.sight = sight,
 		.dirty_bit = batch->dirty_bit,
-		.refresh = refresh_due(batch, addr),
+		.refresh = ksm_refresh_due(batch, addr),
 	};
 	return item;
 }
@@ -136,120 +123,6 @@ static void see_absent(struct ksm_batch *batch, unsigned long addr, softleaf_t e
 	if (ksm_record_state(rec) == KSM_MERGED && may_return(ksm_record_word(rec).site, entry))
 		return;
 	see_nothing(batch, addr);
-}
-
-/* Whether there is nothing to do for a page that has not changed. */
-static bool may_rest(const struct ksm_batch *batch, unsigned long addr, struct ksm_record rec,
-		     unsigned long pfn)
-{
-	union ksm_word word = ksm_record_word(rec);
-	enum ksm_state state = ksm_record_state(rec);
-	u64 key;
-
-	if (refresh_due(batch, addr))
-		return false;
-	/* A page that came back from swap may have been given the PFN again. */
-	if (state == KSM_MERGED)
-		return folio_test_ksm(pfn_folio(pfn));
-	if (!batch->dirty_bit ||
-	    (batch->returned && ksm_has_returned(batch->kmm->slot.mm, addr)))
-		return false;
-	if (state == KSM_SETTLED)
-		key = word.key;
-	else if (state == KSM_CANDIDATE)
-		key = word.candidate->node.key;
-	else
-		return false;
-	if (batch->wanting && ksm_sight_wanted(key))
-		return false;
-	if (state == KSM_CANDIDATE && ksm_candidate_waited(word.candidate, batch->pass))
-		ksm_unstable_settle(batch->kmm, rec);
-	if (batch->renewing)
-		ksm_sight_renew(key);
-	return true;
-}
-
-/*
- * A range has been touched, and its accessed bits are cleared: by now nobody can
- * tell which pages it was. Without a tag none of them passes for unchanged.
- */
-static void distrust(struct ksm_batch *batch, unsigned long addr, unsigned long end)
-{
-	struct ksm_record rec;
-
-	while (ksm_track_next(&batch->kmm->track, &addr, end - 1, &rec)) {
-		ksm_record_set_tag(rec, KSM_NO_PFN);
-		addr += PAGE_SIZE;
-	}
-}
-
-/*
- * To ask about each page costs a good part of hashing it. A block that was quiet
- * for some passes is asked about as a whole. That counts merged pages, too.
- */
-static void ask_block(struct ksm_batch *batch, struct vm_area_struct *vma, unsigned long addr,
-		      unsigned long end)
-{
-	struct ksm_block *block = batch->block;
-
-	batch->asked = false;
-	if (!batch->secondary || !block || batch->sweeping)
-		return;
-	if (block->quiet < KSM_QUIET_PASSES) {
-		/* Once in a pass: the rest of a block may be left to the next batch. */
-		block->quiet += IS_ALIGNED(addr, KSM_BLOCK_SIZE);
-		return;
-	}
-	end = min(end, ALIGN(addr + 1, KSM_BLOCK_SIZE));
-	batch->asked = true;
-	batch->work += KSM_COST_ASKED;
-	if (ksm_secondary_touched(vma, addr, end)) {
-		block->quiet = 0;
-		distrust(batch, addr, end);
-	}
-}
-
-/*
- * Whether a secondary MMU may have written to the page since the last visit. Of
- * one that is new, or was touched together with others, nobody knows: it is not
- * asked about, and if the bit is set the next visit will find it.
- */
-static bool is_touched(struct ksm_batch *batch, struct vm_area_struct *vma, unsigned long addr,
-		       unsigned long pfn)
-{
-	struct ksm_record rec;
-
-	if (!batch->secondary)
-		return false;
-	if (!find_record(batch, addr, &rec))
-		return true;
-	if (!ksm_record_has_tag(rec, KSM_NO_PFN)) {
-		if (!ksm_record_has_tag(rec, pfn))
-			return true;
-		/* A merged page cannot be written to. */
-		if (batch->asked || ksm_record_state(rec) == KSM_MERGED)
-			return false;
-		batch->work += KSM_COST_ASKED;
-		if (!ksm_secondary_touched(vma, addr, addr + PAGE_SIZE))
-			return false;
-		batch->block->quiet = 0;
-	}
-	ksm_keep_young(pfn_folio(pfn));
-	return true;
-}
-
-/* A page is the same if its entry maps the same PFN and is clean. */
-static bool pass_over(struct ksm_batch *batch, unsigned long addr, unsigned long pfn)
-{
-	struct ksm_record rec;
-
-	if (!find_record(batch, addr, &rec) || !ksm_record_has_tag(rec, pfn) ||
-	    !may_rest(batch, addr, rec, pfn))
-		return false;
-	batch->considered++;
-	batch->skipped++;
-	batch->work += KSM_COST_UNCHANGED;
-	return true;
 }
 
 /*
@@ -421,8 +294,8 @@ static void see_pte(struct ksm_batch *batch, struct vm_area_struct *vma, unsigne
 		see_absent(batch, addr, softleaf_from_pte(pte));
 		return;
 	}
-	touched = is_touched(batch, vma, addr, pte_pfn(pte));
-	if (!pte_dirty(pte) && !touched && pass_over(batch, addr, pte_pfn(pte)))
+	touched = ksm_is_touched(batch, vma, addr, pte_pfn(pte));
+	if (!pte_dirty(pte) && !touched && ksm_pass_over(batch, addr, pte_pfn(pte)))
 		return;
 	page = vm_normal_page(vma, addr, pte);
 	if (!page)
@@ -431,73 +304,7 @@ static void see_pte(struct ksm_batch *batch, struct vm_area_struct *vma, unsigne
 		hand_over(batch, vma, addr, ptep, page);
 }
 
-/*
- * How many pages from here on may be settled ones that nothing but their entries
- * has to be asked about, as far as a block of records goes.
- */
-static unsigned int most_settled(const struct ksm_batch *batch, unsigned long addr,
-				 unsigned long end)
-{
-	unsigned int nth = (addr >> PAGE_SHIFT) & (KSM_BLOCK_PAGES - 1);
-
-	if (!batch->block || batch->block->room != KSM_BLOCK_PAGES || !batch->dirty_bit ||
-	    batch->sweeping || batch->wanting || batch->renewing || batch->returned ||
-	    (batch->secondary && !batch->asked))
-		return 0;
-	return min3(KSM_BLOCK_PAGES - nth, (unsigned int)((end - addr) >> PAGE_SHIFT),
-		    pages_before_refresh(batch, addr));
-}
-
-static void note_passed_over(struct ksm_batch *batch, unsigned int nr)
-{
-	batch->considered += nr;
-	batch->skipped += nr;
-	batch->work += nr * KSM_COST_UNCHANGED;
-}
-
-/*
- * Passes over settled pages that have not changed: what there is most of, in few
- * instructions. Returns how many there are; what is behind them may have to be
- * passed over, too.
- */
-static unsigned int pass_over_settled(struct ksm_batch *batch, unsigned long addr, pte_t *ptep,
-				      unsigned long end)
-{
-	unsigned int nr, most = most_settled(batch, addr, end);
-	const u32 *heads;
-
-	if (!most)
-		return 0;
-	heads = ksm_block_heads(batch->block) + ((addr >> PAGE_SHIFT) & (KSM_BLOCK_PAGES - 1));
-	for (nr = 0; nr < most; nr++) {
-		pte_t pte = ptep_get(ptep + nr);
-
-		if (heads[nr] != (ksm_pfn_tag(pte_pfn(pte)) | KSM_SETTLED) ||
-		    !pte_present(pte) || pte_dirty(pte))
-			break;
-	}
-	note_passed_over(batch, nr);
-	return nr;
-}
-
-/* The same for a part of a huge page. */
-static unsigned int pass_over_settled_huge(struct ksm_batch *batch, unsigned long addr,
-					   unsigned long pfn, unsigned long end)
-{
-	unsigned int nr, most = most_settled(batch, addr, end);
-	const u32 *heads;
-
-	if (!most)
-		return 0;
-	heads = ksm_block_heads(batch->block) + ((addr >> PAGE_SHIFT) & (KSM_BLOCK_PAGES - 1));
-	for (nr = 0; nr < most; nr++)
-		if (heads[nr] != (ksm_pfn_tag(pfn + nr) | KSM_SETTLED))
-			break;
-	note_passed_over(batch, nr);
-	return nr;
-}
-
-/* Likewise entries without page and record: most of them where memory is sparse. */
+/* Passes over entries without page and record: most of them where memory is sparse. */
 static unsigned int pass_over_empty(const struct ksm_batch *batch, unsigned long addr, pte_t *ptep,
 				    unsigned long end)
 {
@@ -522,11 +329,11 @@ static unsigned long walk_ptes(struct ksm_batch *batch, struct vm_area_struct *v
 	for (; addr < end && !batch_is_full(batch); addr += nr * PAGE_SIZE, ptep += nr) {
 		if (addr == start || IS_ALIGNED(addr, KSM_BLOCK_SIZE)) {
 			enter_block(batch, addr);
-			ask_block(batch, vma, addr, end);
+			ksm_ask_block(batch, vma, addr, end);
 		}
 		nr = pass_over_empty(batch, addr, ptep, end);
 		if (!nr)
-			nr = pass_over_settled(batch, addr, ptep, end);
+			nr = ksm_pass_over_settled(batch, addr, ptep, end);
 		if (nr)
 			continue;
 		nr = 1;
@@ -559,9 +366,9 @@ static void see_huge_part(struct ksm_batch *batch, struct vm_area_struct *vma, u
 			  struct page *page)
 {
 	unsigned long pfn = page_to_pfn(page);
-	bool touched = is_touched(batch, vma, addr, pfn);
+	bool touched = ksm_is_touched(batch, vma, addr, pfn);
 
-	if (touched || !pass_over(batch, addr, pfn))
+	if (touched || !ksm_pass_over(batch, addr, pfn))
 		see_page(batch, addr, page, false, touched);
 }
 
@@ -573,7 +380,7 @@ static bool see_huge(struct ksm_batch *batch, struct vm_area_struct *vma, pmd_t 
 	bool dirty = pmd_dirty(pmdp_get(pmdp));
 
 	if (batch->secondary && ksm_secondary_touched(vma, start, start + PMD_SIZE)) {
-		distrust(batch, start, start + PMD_SIZE);
+		ksm_distrust(batch, start, start + PMD_SIZE);
 		ksm_keep_young(page_folio(page));
 		if (dirty)
 			ksm_hand_over_pmd(vma, start, pmdp, page_folio(page));
@@ -604,7 +411,7 @@ static unsigned long walk_huge(struct ksm_batch *batch, struct vm_area_struct *v
 	for (; addr < end && !batch_is_full(batch); addr += nr * PAGE_SIZE, page += nr) {
 		if (IS_ALIGNED(addr, KSM_BLOCK_SIZE))
 			enter_block(batch, addr);
-		nr = pass_over_settled_huge(batch, addr, page_to_pfn(page), end);
+		nr = ksm_pass_over_settled_huge(batch, addr, page_to_pfn(page), end);
 		if (nr)
 			continue;
 		nr = 1;

@@ -33,11 +33,12 @@
  *   pass            one round over all registered mms
  *
  * Rooms, each a file: registry (who takes part), scan (ksmd, passes), advisor
- * (how fast), collect (find the pages of a batch), batch (hash and file them),
- * change (dirty and accessed bits), track (page records), checksum, forest, sight (keys that
- * were seen), unstable (candidates), stable (merged folios), site (who maps them),
- * pte (changes of page tables), merge, zero, unmerge, rmap (what the rest of mm
- * calls), sysfs, stat, work (what it all cost, in debugfs).
+ * (how fast), collect (find the pages of a batch), change (dirty and accessed
+ * bits), unchanged (what is passed over), batch (hash and file pages), track (page
+ * records), checksum, forest, sight (keys that were seen), unstable (candidates),
+ * stable (merged folios), site (who maps them), pte (changes of page tables),
+ * merge, zero, unmerge, rmap (what the rest of mm calls), sysfs, stat, work (what
+ * it all cost, in debugfs).
  *
  * Lock order, outermost first:
  *

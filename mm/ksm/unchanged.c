@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What has not changed: pages that the walk passes over.
+ *
+ * The dirty bit of a PTE, the tag of the PFN and, where there are secondary MMUs,
+ * their accessed bits tell that a page is as it was at the last visit; see
+ * change.c for what they are worth. All here is called under a page table lock.
+ */
+#include <linux/ksm.h>
+#include <linux/pgtable.h>
+
+#include "batch.h"
+
+/* Pages from here on, up to the first that is due to be hashed again: 0 if it is this. */
+static unsigned int pages_before_refresh(const struct ksm_batch *batch, unsigned long addr)
+{
+	unsigned int passes = batch->secondary ? KSM_REFRESH_SECONDARY : KSM_REFRESH_PASSES;
+
+	return batch->refresh_all ? 0 : -((addr >> PAGE_SHIFT) + batch->pass) & (passes - 1);
+}
+
+/**
+ * ksm_refresh_due - whether it is a page's turn to be hashed, whatever is known of it
+ * @batch: where the walk is
+ * @addr: of the page
+ */
+bool ksm_refresh_due(const struct ksm_batch *batch, unsigned long addr)
+{
+	return !pages_before_refresh(batch, addr);
+}
+
+/* Whether there is nothing to do for a page that has not changed. */
+static bool may_rest(const struct ksm_batch *batch, unsigned long addr, struct ksm_record rec,
+		     unsigned long pfn)
+{
+	union ksm_word word = ksm_record_word(rec);
+	enum ksm_state state = ksm_record_state(rec);
+	u64 key;
+
+	if (ksm_refresh_due(batch, addr))
+		return false;
+	/* A page that came back from swap may have been given the PFN again. */
+	if (state == KSM_MERGED)
+		return folio_test_ksm(pfn_folio(pfn));
+	if (!batch->dirty_bit ||
+	    (batch->returned && ksm_has_returned(batch->kmm->slot.mm, addr)))
+		return false;
+	if (state == KSM_SETTLED)
+		key = word.key;
+	else if (state == KSM_CANDIDATE)
+		key = word.candidate->node.key;
+	else
+		return false;
+	if (batch->wanting && ksm_sight_wanted(key))
+		return false;
+	if (state == KSM_CANDIDATE && ksm_candidate_waited(word.candidate, batch->pass))
+		ksm_unstable_settle(batch->kmm, rec);
+	if (batch->renewing)
+		ksm_sight_renew(key);
+	return true;
+}
+
+/**
+ * ksm_distrust - a range was touched, nobody can tell any more which pages it was
+ * @batch: where the walk is
+ * @addr: first byte
+ * @end: where it ends
+ *
+ * Without a tag none of them passes for unchanged.
+ */
+void ksm_distrust(struct ksm_batch *batch, unsigned long addr, unsigned long end)
+{
+	struct ksm_record rec;
+
+	while (ksm_track_next(&batch->kmm->track, &addr, end - 1, &rec)) {
+		ksm_record_set_tag(rec, KSM_NO_PFN);
+		addr += PAGE_SIZE;
+	}
+}
+
+/**
+ * ksm_ask_block - ask secondary MMUs about a block of pages as a whole
+ * @batch: where the walk is: its block is
+ * @vma: the VMA
+ * @addr: of the first page
+ * @end: where the walk ends
+ *
+ * To ask about each page costs a good part of hashing it. So this is done for a
+ * block that was quiet for some passes. It counts merged pages, too.
+ */
+void ksm_ask_block(struct ksm_batch *batch, struct vm_area_struct *vma, unsigned long addr,
+		      unsigned long end)
+{
+	struct ksm_block *block = batch->block;
+
+	batch->asked = false;
+	if (!batch->secondary || !block || batch->sweeping)
+		return;
+	if (block->quiet < KSM_QUIET_PASSES) {
+		/* Once in a pass: the rest of a block may be left to the next batch. */
+		block->quiet += IS_ALIGNED(addr, KSM_BLOCK_SIZE);
+		return;
+	}
+	end = min(end, ALIGN(addr + 1, KSM_BLOCK_SIZE));
+	batch->asked = true;
+	batch->work += KSM_COST_ASKED;
+	if (ksm_secondary_touched(vma, addr, end)) {
+		block->quiet = 0;
+		ksm_distrust(batch, addr, end);
+	}
+}
+
+/**
+ * ksm_is_touched - whether a secondary MMU may have written to a page since the last visit
+ * @batch: where the walk is
+ * @vma: the VMA
+ * @addr: of the page
+ * @pfn: that is mapped there
+ *
+ * Of one that is new, or was touched together with others, nobody knows: it is not
+ * asked about, and if the bit is set the next visit will find it.
+ */
+bool ksm_is_touched(struct ksm_batch *batch, struct vm_area_struct *vma, unsigned long addr,
+		       unsigned long pfn)
+{
+	struct ksm_record rec;
+
+	if (!batch->secondary)
+		return false;
+	if (!ksm_block_find(batch->block, addr, &rec))
+		return true;
+	if (!ksm_record_has_tag(rec, KSM_NO_PFN)) {
+		if (!ksm_record_has_tag(rec, pfn))
+			return true;
+		/* A merged page cannot be written to. */
+		if (batch->asked || ksm_record_state(rec) == KSM_MERGED)
+			return false;
+		batch->work += KSM_COST_ASKED;
+		if (!ksm_secondary_touched(vma, addr, addr + PAGE_SIZE))
+			return false;
+		batch->block->quiet = 0;
+	}
+	ksm_keep_young(pfn_folio(pfn));
+	return true;
+}
+
+/**
+ * ksm_pass_over - pass over a page if it has not changed and there is nothing to do
+ * @batch: where the walk is
+ * @addr: of the page
+ * @pfn: mapped there by an entry that is clean; it was not touched, either
+ *
+ * Return: whether it was passed over.
+ */
+bool ksm_pass_over(struct ksm_batch *batch, unsigned long addr, unsigned long pfn)
+{
+	struct ksm_record rec;
+
+	if (!ksm_block_find(batch->block, addr, &rec) || !ksm_record_has_tag(rec, pfn) ||
+	    !may_rest(batch, addr, rec, pfn))
+		return false;
+	batch->considered++;
+	batch->skipped++;
+	batch->work += KSM_COST_UNCHANGED;
+	return true;
+}
+
+/*
+ * How many pages from here on may be settled ones that nothing but their entries
+ * has to be asked about, as far as a block of records goes.
+ */
+static unsigned int most_settled(const struct ksm_batch *batch, unsigned long addr,
+				 unsigned long end)
+{
+	unsigned int nth = (addr >> PAGE_SHIFT) & (KSM_BLOCK_PAGES - 1);
+
+	if (!batch->block || batch->block->room != KSM_BLOCK_PAGES || !batch->dirty_bit ||
+	    batch->sweeping || batch->wanting || batch->renewing || batch->returned ||
+	    (batch->secondary && !batch->asked))
+		return 0;
+	return min3(KSM_BLOCK_PAGES - nth, (unsigned int)((end - addr) >> PAGE_SHIFT),
+		    pages_before_refresh(batch, addr));
+}
+
+static void note_passed_over(struct ksm_batch *batch, unsigned int nr)
+{
+	batch->considered += nr;
+	batch->skipped += nr;
+	batch->work += nr * KSM_COST_UNCHANGED;
+}
+
+/**
+ * ksm_pass_over_settled - pass over settled pages that have not changed
+ * @batch: where the walk is
+ * @addr: of the first page
+ * @ptep: its entry
+ * @end: where the walk ends
+ *
+ * This is what there is most of, in few instructions. What is behind them may have
+ * to be passed over, too.
+ *
+ * Return: how many were passed over.
+ */
+unsigned int ksm_pass_over_settled(struct ksm_batch *batch, unsigned long addr, pte_t *ptep,
+				   unsigned long end)
+{
+	unsigned int nr, most = most_settled(batch, addr, end);
+	const u32 *heads;
+
+	if (!most)
+		return 0;
+	heads = ksm_block_heads(batch->block) + ((addr >> PAGE_SHIFT) & (KSM_BLOCK_PAGES - 1));
+	for (nr = 0; nr < most; nr++) {
+		pte_t pte = ptep_get(ptep + nr);
+
+		if (heads[nr] != (ksm_pfn_tag(pte_pfn(pte)) | KSM_SETTLED) ||
+		    !pte_present(pte) || pte_dirty(pte))
+			break;
+	}
+	note_passed_over(batch, nr);
+	return nr;
+}
+
+/**
+ * ksm_pass_over_settled_huge - the same for a part of a huge page that is clean
+ * @batch: where the walk is
+ * @addr: of the first page
+ * @pfn: of the first page
+ * @end: where the walk ends
+ *
+ * Return: how many were passed over.
+ */
+unsigned int ksm_pass_over_settled_huge(struct ksm_batch *batch, unsigned long addr,
+					unsigned long pfn, unsigned long end)
+{
+	unsigned int nr, most = most_settled(batch, addr, end);
+	const u32 *heads;
+
+	if (!most)
+		return 0;
+	heads = ksm_block_heads(batch->block) + ((addr >> PAGE_SHIFT) & (KSM_BLOCK_PAGES - 1));
+	for (nr = 0; nr < most; nr++)
+		if (heads[nr] != (ksm_pfn_tag(pfn + nr) | KSM_SETTLED))
+			break;
+	note_passed_over(batch, nr);
+	return nr;
+}
