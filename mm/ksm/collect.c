@@ -379,6 +379,8 @@ static bool see_huge(struct ksm_batch *batch, struct vm_area_struct *vma, pmd_t 
 	unsigned long start = addr & PMD_MASK;
 	bool dirty = pmd_dirty(pmdp_get(pmdp));
 
+	if (batch->secondary)
+		batch->work += KSM_COST_ASKED;
 	if (batch->secondary && ksm_secondary_touched(vma, start, start + PMD_SIZE)) {
 		ksm_distrust(batch, start, start + PMD_SIZE);
 		ksm_keep_young(page_folio(page));

@@ -230,8 +230,8 @@ TEST_F(settled_guest, page_in_use_does_not_hide_a_change_of_its_neighbour)
 		ASSERT_TRUE(guest_reads(&self->guest, 100, 1));
 		ASSERT_TRUE(ksm_wait_passes(1));
 	}
-	EXPECT_CHANGE_IS_SEEN(self, 101, guest_reads(&self->guest, 100, 1) &&
-					 guest_fills(&self->guest, 101, 1, OTHER, 0));
+	EXPECT_CHANGE_IS_SEEN(self, 101, guest_fills(&self->guest, 101, 1, OTHER, 0) &&
+			      guest_reads(&self->guest, 100, 1));
 }
 
 TEST_F(settled_guest, pages_merge_all_at_once_and_rest_and_change_again)
