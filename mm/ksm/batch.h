@@ -144,10 +144,10 @@ void ksm_ask_block(struct ksm_batch *batch, struct vm_area_struct *vma, unsigned
 bool ksm_is_touched(struct ksm_batch *batch, struct vm_area_struct *vma, unsigned long addr,
 		    unsigned long pfn);
 bool ksm_pass_over(struct ksm_batch *batch, unsigned long addr, unsigned long pfn);
-unsigned int ksm_pass_over_settled(struct ksm_batch *batch, unsigned long addr, pte_t *ptep,
-				   unsigned long end);
-unsigned int ksm_pass_over_settled_huge(struct ksm_batch *batch, unsigned long addr,
-					unsigned long pfn, unsigned long end);
+unsigned int ksm_pass_over_run(struct ksm_batch *batch, unsigned long addr, pte_t *ptep,
+			       unsigned long end);
+unsigned int ksm_pass_over_run_huge(struct ksm_batch *batch, unsigned long addr,
+				    unsigned long pfn, unsigned long end);
 
 /* ---- collect ---- */
 

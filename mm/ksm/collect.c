@@ -264,9 +264,13 @@ static bool see_page(struct ksm_batch *batch, unsigned long addr, struct page *p
 	return batch->dirty_bit && dirty;
 }
 
+/* What the walk reads of the next block, if that is full, comes into the cache meanwhile. */
 static void enter_block(struct ksm_batch *batch, unsigned long addr)
 {
-	batch->block = ksm_track_block(&batch->kmm->track, addr);
+	struct ksm_track *track = &batch->kmm->track;
+
+	batch->block = ksm_track_block(track, addr);
+	ksm_track_prefetch(ksm_track_block(track, addr + KSM_BLOCK_SIZE));
 }
 
 static void hand_over(struct ksm_batch *batch, struct vm_area_struct *vma, unsigned long addr,
@@ -333,7 +337,7 @@ static unsigned long walk_ptes(struct ksm_batch *batch, struct vm_area_struct *v
 		}
 		nr = pass_over_empty(batch, addr, ptep, end);
 		if (!nr)
-			nr = ksm_pass_over_settled(batch, addr, ptep, end);
+			nr = ksm_pass_over_run(batch, addr, ptep, end);
 		if (nr)
 			continue;
 		nr = 1;
@@ -413,7 +417,7 @@ static unsigned long walk_huge(struct ksm_batch *batch, struct vm_area_struct *v
 	for (; addr < end && !batch_is_full(batch); addr += nr * PAGE_SIZE, page += nr) {
 		if (IS_ALIGNED(addr, KSM_BLOCK_SIZE))
 			enter_block(batch, addr);
-		nr = ksm_pass_over_settled_huge(batch, addr, page_to_pfn(page), end);
+		nr = ksm_pass_over_run_huge(batch, addr, page_to_pfn(page), end);
 		if (nr)
 			continue;
 		nr = 1;

@@ -292,6 +292,7 @@ static inline bool ksm_block_find(struct ksm_block *block, unsigned long addr,
 int ksm_track_cache_create(void);
 void ksm_track_init(struct ksm_track *track, atomic_long_t *totals);
 struct ksm_block *ksm_track_block(struct ksm_track *track, unsigned long addr);
+void ksm_track_prefetch(const struct ksm_block *block);
 bool ksm_track_find(struct ksm_track *track, unsigned long addr, struct ksm_record *rec);
 int ksm_track_store(struct ksm_track *track, unsigned long addr, struct ksm_block *block,
 		    gfp_t gfp);

@@ -10,6 +10,7 @@
  */
 #include <kunit/static_stub.h>
 #include <linux/bitops.h>
+#include <linux/prefetch.h>
 #include <linux/slab.h>
 
 #include "ksm.h"
@@ -76,6 +77,24 @@ void ksm_track_init(struct ksm_track *track, atomic_long_t *totals)
 struct ksm_block *ksm_track_block(struct ksm_track *track, unsigned long addr)
 {
 	return xa_load(&track->blocks, block_index(addr));
+}
+
+/**
+ * ksm_track_prefetch - say that the first halves of a block's records will be read soon
+ * @block: the block, or NULL
+ */
+void ksm_track_prefetch(const struct ksm_block *block)
+{
+	const char *at, *end;
+
+	if (!block)
+		return;
+	at = (const char *)(block->word + KSM_BLOCK_PAGES);
+	end = (const char *)block + block_bytes(KSM_BLOCK_PAGES);
+	/* Reading how much room it has would be what this is to avoid. */
+	prefetch(block);
+	for (; at < end; at += L1_CACHE_BYTES)
+		prefetch(at);
 }
 
 /**

@@ -165,21 +165,36 @@ bool ksm_pass_over(struct ksm_batch *batch, unsigned long addr, unsigned long pf
 	return true;
 }
 
-/*
- * How many pages from here on may be settled ones that nothing but their entries
- * has to be asked about, as far as a block of records goes.
- */
-static unsigned int most_settled(const struct ksm_batch *batch, unsigned long addr,
-				 unsigned long end)
+/* Pages that nothing but their entries has to be asked about, from the first record on. */
+struct resting {
+	const u32 *heads;
+	unsigned int most;	/* as far as a block of records goes */
+	u32 states;		/* bits of enum ksm_state that rest now */
+};
+
+static struct resting look_at_block(const struct ksm_batch *batch, unsigned long addr,
+				    unsigned long end)
 {
 	unsigned int nth = (addr >> PAGE_SHIFT) & (KSM_BLOCK_PAGES - 1);
+	struct resting resting = { .states = BIT(KSM_MERGED) };
 
-	if (!batch->block || batch->block->room != KSM_BLOCK_PAGES || !batch->dirty_bit ||
-	    batch->sweeping || batch->wanting || batch->renewing || batch->returned ||
-	    (batch->secondary && !batch->asked))
-		return 0;
-	return min3(KSM_BLOCK_PAGES - nth, (unsigned int)((end - addr) >> PAGE_SHIFT),
-		    pages_before_refresh(batch, addr));
+	if (!batch->block || batch->block->room != KSM_BLOCK_PAGES || batch->sweeping ||
+	    batch->returned || (batch->secondary && !batch->asked))
+		return resting;
+	if (batch->dirty_bit && !batch->wanting && !batch->renewing)
+		resting.states |= BIT(KSM_SETTLED);
+	resting.heads = ksm_block_heads(batch->block) + nth;
+	resting.most = min3(KSM_BLOCK_PAGES - nth, (unsigned int)((end - addr) >> PAGE_SHIFT),
+			    pages_before_refresh(batch, addr));
+	return resting;
+}
+
+static bool is_resting(const struct resting *resting, unsigned int nr, unsigned long pfn)
+{
+	u32 head = resting->heads[nr];
+
+	return (head & ~KSM_STATE_MASK) == ksm_pfn_tag(pfn) &&
+	       resting->states >> (head & KSM_STATE_MASK) & 1;
 }
 
 static void note_passed_over(struct ksm_batch *batch, unsigned int nr)
@@ -190,31 +205,29 @@ static void note_passed_over(struct ksm_batch *batch, unsigned int nr)
 }
 
 /**
- * ksm_pass_over_settled - pass over settled pages that have not changed
+ * ksm_pass_over_run - pass over settled and merged pages that have not changed
  * @batch: where the walk is
  * @addr: of the first page
  * @ptep: its entry
  * @end: where the walk ends
  *
  * This is what there is most of, in few instructions. What is behind them may have
- * to be passed over, too.
+ * to be passed over, too. A PFN that no page came back to from swap is that of the
+ * merged folio still; should mremap() have brought another one, refresh will tell.
  *
  * Return: how many were passed over.
  */
-unsigned int ksm_pass_over_settled(struct ksm_batch *batch, unsigned long addr, pte_t *ptep,
-				   unsigned long end)
+unsigned int ksm_pass_over_run(struct ksm_batch *batch, unsigned long addr, pte_t *ptep,
+			       unsigned long end)
 {
-	unsigned int nr, most = most_settled(batch, addr, end);
-	const u32 *heads;
+	struct resting resting = look_at_block(batch, addr, end);
+	unsigned int nr;
 
-	if (!most)
-		return 0;
-	heads = ksm_block_heads(batch->block) + ((addr >> PAGE_SHIFT) & (KSM_BLOCK_PAGES - 1));
-	for (nr = 0; nr < most; nr++) {
+	for (nr = 0; nr < resting.most; nr++) {
 		pte_t pte = ptep_get(ptep + nr);
 
-		if (heads[nr] != (ksm_pfn_tag(pte_pfn(pte)) | KSM_SETTLED) ||
-		    !pte_present(pte) || pte_dirty(pte))
+		if (!is_resting(&resting, nr, pte_pfn(pte)) || !pte_present(pte) ||
+		    pte_dirty(pte))
 			break;
 	}
 	note_passed_over(batch, nr);
@@ -222,7 +235,7 @@ unsigned int ksm_pass_over_settled(struct ksm_batch *batch, unsigned long addr, 
 }
 
 /**
- * ksm_pass_over_settled_huge - the same for a part of a huge page that is clean
+ * ksm_pass_over_run_huge - the same for a part of a huge page that is clean
  * @batch: where the walk is
  * @addr: of the first page
  * @pfn: of the first page
@@ -230,18 +243,14 @@ unsigned int ksm_pass_over_settled(struct ksm_batch *batch, unsigned long addr, 
  *
  * Return: how many were passed over.
  */
-unsigned int ksm_pass_over_settled_huge(struct ksm_batch *batch, unsigned long addr,
-					unsigned long pfn, unsigned long end)
+unsigned int ksm_pass_over_run_huge(struct ksm_batch *batch, unsigned long addr,
+				    unsigned long pfn, unsigned long end)
 {
-	unsigned int nr, most = most_settled(batch, addr, end);
-	const u32 *heads;
+	struct resting resting = look_at_block(batch, addr, end);
+	unsigned int nr;
 
-	if (!most)
-		return 0;
-	heads = ksm_block_heads(batch->block) + ((addr >> PAGE_SHIFT) & (KSM_BLOCK_PAGES - 1));
-	for (nr = 0; nr < most; nr++)
-		if (heads[nr] != (ksm_pfn_tag(pfn + nr) | KSM_SETTLED))
-			break;
+	for (nr = 0; nr < resting.most && is_resting(&resting, nr, pfn + nr); nr++)
+		;
 	note_passed_over(batch, nr);
 	return nr;
 }
