@@ -31,7 +31,7 @@ help:
 	@echo 'ACCEL=kvm    QEMU accelerator, kvm or tcg (kvm where it is seen to work)'
 	@echo 'KSRC=DIR     a Linux 7.3 source tree of your own as the base (never written to)'
 	@echo 'SIZE=1G      what the benchmark registers (8G: see how the cost grows)'
-	@echo 'ROUNDS=3     its rounds'
+	@echo 'ROUNDS=2     its rounds'
 	@echo 'DEPS=skip    only name missing Debian packages, do not install them'
 	@echo
 	@echo 'Full logs are in build/log/.'
