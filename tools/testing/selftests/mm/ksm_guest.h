@@ -36,8 +36,16 @@ static const unsigned char guest_count_code[] = {
 	0xf4,			/* hlt */
 };
 
+static const unsigned char guest_touch_code[] = {
+	0x8b, 0x17,		/* mov (%edi), %edx */
+	0x01, 0xc7,		/* add %eax, %edi */
+	0xe2, 0xfa,		/* loop: back to mov, %ecx times in all */
+	0xf4,			/* hlt */
+};
+
 #define GUEST_COPY_CODE		GUEST_CODE
-#define GUEST_COUNT_CODE	(GUEST_CODE + sizeof(guest_copy_code))
+#define GUEST_COUNT_CODE	(GUEST_COPY_CODE + sizeof(guest_copy_code))
+#define GUEST_TOUCH_CODE	(GUEST_COUNT_CODE + sizeof(guest_count_code))
 
 /**
  * struct ksm_guest - a virtual machine with one CPU
@@ -128,8 +136,9 @@ static inline bool guest_create(struct ksm_guest *guest, size_t pages)
 	guest->run = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, guest->vcpu, 0);
 	if (guest->run == MAP_FAILED || !guest->code || !guest->window || !guest->ram)
 		return false;
-	memcpy(guest->code, guest_copy_code, sizeof(guest_copy_code));
-	memcpy(guest->code + sizeof(guest_copy_code), guest_count_code, sizeof(guest_count_code));
+	memcpy(guest->code + GUEST_COPY_CODE, guest_copy_code, sizeof(guest_copy_code));
+	memcpy(guest->code + GUEST_COUNT_CODE, guest_count_code, sizeof(guest_count_code));
+	memcpy(guest->code + GUEST_TOUCH_CODE, guest_touch_code, sizeof(guest_touch_code));
 	return guest_add_memory(guest, 0, guest->code, 1, GUEST_CODE) &&
 	       guest_add_memory(guest, 1, guest->window, pages, GUEST_WINDOW) &&
 	       guest_add_memory(guest, 2, guest->ram, pages, GUEST_RAM) && guest_set_mode(guest);
@@ -183,6 +192,19 @@ static inline bool guest_reads(struct ksm_guest *guest, size_t first, size_t pag
 {
 	memset(guest->window, 0x55, pages * psize());
 	return guest_copies(guest, GUEST_WINDOW, GUEST_RAM + first * psize(), pages * psize());
+}
+
+/* Reads a word of each page, which is quick. */
+static inline bool guest_touches(struct ksm_guest *guest, size_t first, size_t pages)
+{
+	struct kvm_regs regs = {
+		.rip = GUEST_TOUCH_CODE,
+		.rax = psize(),
+		.rdi = GUEST_RAM + first * psize(),
+		.rcx = pages,
+	};
+
+	return guest_run(guest, &regs);
 }
 
 /* As ksm_first_wrong(), but it is the guest that reads. */
