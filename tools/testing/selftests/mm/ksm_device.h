@@ -85,8 +85,10 @@ static inline bool device_takes_all(struct ksm_device *device, char *map, size_t
 	for (size_t i = 0; i < pages; i++) {
 		size_t offset = i * psize();
 
+		/* It may say that it did where it has an entry of its own left from before. */
 		if (!ksm_wait_until(device_has(device, map + offset, 1) == 1 ||
-				    device_takes(device, map + offset, device->buffer + offset)))
+				    (device_takes(device, map + offset, device->buffer + offset) &&
+				     device_has(device, map + offset, 1) == 1)))
 			return false;
 	}
 	return device_has(device, map, pages) == pages;
