@@ -482,7 +482,7 @@ unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_
 	batch->considered = 0;
 	batch->sweeping = sweeping;
 	batch->refresh_all = (int)(READ_ONCE(ksm_refresh_until) - batch->pass) > 0;
-	batch->returned = ksm_any_returned();
+	batch->noted = ksm_any_frame_noted();
 	batch->skipped = 0;
 	batch->handed_over = 0;
 	batch->tables = 0;

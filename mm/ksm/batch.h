@@ -79,7 +79,7 @@ struct ksm_pair {
  * @full: the walk stopped before the end of the mm
  * @sweeping: only settled pages whose key is wanted are looked at
  * @refresh_all: all pages are hashed, whatever is known of them
- * @returned: some pages came back from swap lately, to their old place perhaps
+ * @noted: some frames came to be mapped by clean entries lately
  * @wanting: some keys are wanted
  * @renewing: keys have to be noted anew
  * @dirty_bit: whether it tells change where the walk is
@@ -107,7 +107,7 @@ struct ksm_batch {
 	bool full;
 	bool sweeping;
 	bool refresh_all;
-	bool returned;
+	bool noted;
 	bool wanting;
 	bool renewing;
 	bool dirty_bit;
@@ -132,8 +132,8 @@ void ksm_hand_over_pte(struct vm_area_struct *vma, unsigned long addr, pte_t *pt
 void ksm_hand_over_pmd(struct vm_area_struct *vma, unsigned long addr, pmd_t *pmdp,
 		       struct folio *folio);
 
-bool ksm_any_returned(void);
-bool ksm_has_returned(const struct mm_struct *mm, unsigned long addr);
+bool ksm_any_frame_noted(void);
+bool ksm_frame_noted(unsigned long pfn);
 
 /* ---- unchanged: what is passed over ---- */
 

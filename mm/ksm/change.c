@@ -28,11 +28,12 @@
  * a late merge and nothing else, as merging takes the entry away, flushes, and
  * compares; and pages that a secondary MMU may map are looked at afresh more often.
  *
- * A page that comes back from swap has a clean entry, whatever was written before
- * it went, and it may come back to the frame that it had. So it is noted who does.
+ * Some pages come with a clean entry, whatever was written before: from swap, and
+ * copies of merged pages that are unshared. Such a page may be given the frame that
+ * the place had before, as mremap() does, which unmaps first and unmerges what it
+ * moves then. So the frames of those are noted.
  */
 #include <linux/bitmap.h>
-#include <linux/hash.h>
 #include <linux/mmu_notifier.h>
 #include <linux/page_idle.h>
 #include <linux/pgtable.h>
@@ -40,83 +41,74 @@
 
 #include "batch.h"
 
-/* Pages that came back are noted in so many bits, as a power of two. */
-#define RETURNED_BITS		16
+/* Frames are noted in so many bits, by the low bits of their PFN. */
+#define NOTED_FRAMES		(1UL << 16)
 
 /*
- * Where pages came back, by a hash of the place: since this pass began, and in the
+ * Frames that came to be mapped by clean entries: since this pass began, and in the
  * one before. A wrong answer costs hashing a page. Set by faults, without a lock.
  */
 static struct {
-	DECLARE_BITMAP(places[2], 1UL << RETURNED_BITS);
+	DECLARE_BITMAP(frames[2], NOTED_FRAMES);
 	bool any[2];
 	unsigned int now;
-} returned;
-
-static unsigned long place_bit(const struct mm_struct *mm, unsigned long addr)
-{
-	return hash_long((unsigned long)mm + (addr >> PAGE_SHIFT), RETURNED_BITS);
-}
+} noted;
 
 /**
- * ksm_note_return - a page is about to come back from swap
- * @vma: where
- * @addr: of the page that is asked for
- * @folio: which may hold pages around it, that come too
+ * ksm_frame_note - a folio with contents of its own is to be mapped by clean entries
+ * @folio: which
  *
- * Context: a fault; before the entry is set under the page table lock.
+ * Context: a fault, before the entry is set; or right after it with the mmap_lock
+ * held for writing.
  */
-void ksm_note_return(const struct vm_area_struct *vma, unsigned long addr,
-		     const struct folio *folio)
+void ksm_frame_note(struct folio *folio)
 {
-	unsigned int now = READ_ONCE(returned.now);
-	long i, around = folio_nr_pages(folio) - 1;
+	unsigned int now = READ_ONCE(noted.now);
+	unsigned long i;
 
-	for (i = -around; i <= around; i++)
-		set_bit(place_bit(vma->vm_mm, addr + i * PAGE_SIZE), returned.places[now]);
-	WRITE_ONCE(returned.any[now], true);
+	for (i = 0; i < folio_nr_pages(folio); i++)
+		set_bit((folio_pfn(folio) + i) % NOTED_FRAMES, noted.frames[now]);
+	WRITE_ONCE(noted.any[now], true);
 }
 
 /**
- * ksm_returns_begin_pass - what came back before the last pass has been seen
+ * ksm_frames_begin_pass - what was noted before the last pass has been seen
  *
- * A fault that is held up between its look at @now and its note for a whole pass is
- * not noted; then it is the refresh that finds the page.
+ * A fault that is held up between its look at @now and its note for a whole pass
+ * notes nothing; then it is the refresh that finds the page.
  *
  * Context: ksm_control held.
  */
-void ksm_returns_begin_pass(void)
+void ksm_frames_begin_pass(void)
 {
-	unsigned int old = !returned.now;
+	unsigned int old = !noted.now;
 
-	if (returned.any[old])
-		bitmap_zero(returned.places[old], 1UL << RETURNED_BITS);
-	WRITE_ONCE(returned.any[old], false);
-	WRITE_ONCE(returned.now, old);
+	if (noted.any[old])
+		bitmap_zero(noted.frames[old], NOTED_FRAMES);
+	WRITE_ONCE(noted.any[old], false);
+	WRITE_ONCE(noted.now, old);
 }
 
 /**
- * ksm_any_returned - whether any page came back in this pass or the last
+ * ksm_any_frame_noted - whether there is any of this pass or the last
  *
  * Context: any.
  */
-bool ksm_any_returned(void)
+bool ksm_any_frame_noted(void)
 {
-	return READ_ONCE(returned.any[0]) | READ_ONCE(returned.any[1]);
+	return READ_ONCE(noted.any[0]) | READ_ONCE(noted.any[1]);
 }
 
 /**
- * ksm_has_returned - whether a page may have come back in this pass or the last
- * @mm: whose page
- * @addr: where
+ * ksm_frame_noted - whether a page may be a new one in this pass or the last
+ * @pfn: that is mapped by a clean entry
  *
  * Context: page table lock held.
  */
-bool ksm_has_returned(const struct mm_struct *mm, unsigned long addr)
+bool ksm_frame_noted(unsigned long pfn)
 {
-	unsigned long bit = place_bit(mm, addr);
-
-	return test_bit(bit, returned.places[0]) || test_bit(bit, returned.places[1]);
+	return test_bit(pfn % NOTED_FRAMES, noted.frames[0]) ||
+	       test_bit(pfn % NOTED_FRAMES, noted.frames[1]);
 }
 
 /**

@@ -481,11 +481,10 @@ unsigned int ksm_site_nr_heirs(void);
 bool ksm_site_reaches(const struct ksm_site *site, const struct vm_area_struct *vma,
 		      unsigned long addr);
 
-/* ---- change: pages that come back from swap ---- */
+/* ---- change: frames that come to be mapped by clean entries ---- */
 
-void ksm_note_return(const struct vm_area_struct *vma, unsigned long addr,
-		     const struct folio *folio);
-void ksm_returns_begin_pass(void);
+void ksm_frame_note(struct folio *folio);
+void ksm_frames_begin_pass(void);
 
 /* ---- batch and scan ---- */
 

@@ -163,10 +163,11 @@ struct folio *ksm_might_need_to_copy(struct folio *folio, struct vm_area_struct 
 {
 	struct folio *copy;
 
-	if (vma->vm_flags & VM_MERGEABLE)
-		ksm_note_return(vma, addr, folio);
-	if (!needs_copy(folio, vma, addr))
+	if (!needs_copy(folio, vma, addr)) {
+		if (vma->vm_flags & VM_MERGEABLE)
+			ksm_frame_note(folio);
 		return folio;
+	}
 	if (folio_test_hwpoison(folio))
 		return ERR_PTR(-EHWPOISON);
 	if (!folio_test_uptodate(folio))
@@ -188,6 +189,7 @@ struct folio *ksm_might_need_to_copy(struct folio *folio, struct vm_area_struct 
 	__folio_mark_uptodate(copy);
 	__folio_set_locked(copy);
 	count_vm_event(KSM_SWPIN_COPY);
+	ksm_frame_note(copy);
 	return copy;
 }
 

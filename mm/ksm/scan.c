@@ -100,7 +100,7 @@ static void begin_pass(void)
 	scan.sweeping = false;
 	ksm_advisor_begin_pass();
 	ksm_sight_begin_pass(ksm_stat_records());
-	ksm_returns_begin_pass();
+	ksm_frames_begin_pass();
 	trace_ksm_start_scan(atomic_long_read(&ksm_stat.passes), ksm_stat_records());
 }
 

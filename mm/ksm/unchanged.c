@@ -39,11 +39,10 @@ static bool may_rest(const struct ksm_batch *batch, unsigned long addr, struct k
 
 	if (ksm_refresh_due(batch, addr))
 		return false;
-	/* A page that came back from swap may have been given the PFN again. */
+	/* A page that came with a clean entry may have been given the frame again. */
 	if (state == KSM_MERGED)
 		return folio_test_ksm(pfn_folio(pfn));
-	if (!batch->dirty_bit ||
-	    (batch->returned && ksm_has_returned(batch->kmm->slot.mm, addr)))
+	if (!batch->dirty_bit || (batch->noted && ksm_frame_noted(pfn)))
 		return false;
 	if (state == KSM_SETTLED)
 		key = word.key;
@@ -179,7 +178,7 @@ static struct resting look_at_block(const struct ksm_batch *batch, unsigned long
 	struct resting resting = { .states = BIT(KSM_MERGED) };
 
 	if (!batch->block || batch->block->room != KSM_BLOCK_PAGES || batch->sweeping ||
-	    batch->returned || (batch->secondary && !batch->asked))
+	    batch->noted || (batch->secondary && !batch->asked))
 		return resting;
 	if (batch->dirty_bit && !batch->wanting && !batch->renewing)
 		resting.states |= BIT(KSM_SETTLED);
@@ -212,8 +211,8 @@ static void note_passed_over(struct ksm_batch *batch, unsigned int nr)
  * @end: where the walk ends
  *
  * This is what there is most of, in few instructions. What is behind them may have
- * to be passed over, too. A PFN that no page came back to from swap is that of the
- * merged folio still; should mremap() have brought another one, refresh will tell.
+ * to be passed over, too. Without notes a frame is that of the merged folio still;
+ * should mremap() have brought another one, refresh will tell.
  *
  * Return: how many were passed over.
  */

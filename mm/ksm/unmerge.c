@@ -98,6 +98,18 @@ static const struct mm_walk_ops find_shared_ops = {
 	.walk_lock = PGWALK_WRLOCK_VERIFY,
 };
 
+/* The copy has a clean entry, and mremap() is about to move it. */
+static void note_copy(struct vm_area_struct *vma, unsigned long addr)
+{
+	struct folio_walk walk;
+	struct folio *folio = folio_walk_start(&walk, vma, addr, 0);
+
+	if (!folio)
+		return;
+	ksm_frame_note(folio);
+	folio_walk_end(&walk, vma);
+}
+
 /*
  * A fault that wants the page unshared gives the place a copy. It returns
  * without one after it waited for a migration, so the caller looks again. A
@@ -114,6 +126,8 @@ static int unshare(struct vm_area_struct *vma, unsigned long *addr)
 		*addr += PAGE_SIZE;
 	else if (ret & VM_FAULT_ERROR)
 		return -EBUSY;
+	else
+		note_copy(vma, *addr);
 	return 0;
 }
 

@@ -422,6 +422,62 @@ TEST_F_TIMEOUT(changed, page_merges_and_parts_while_ksmd_runs, 120)
 	}
 }
 
+/* ---- a copy of a merged page ---- */
+
+#define MOVED	16
+
+FIXTURE(moved)
+{
+	struct ksm_test ksm;
+	char *settled, *from, *twin;	/* MOVED pages each */
+};
+
+FIXTURE_SETUP(moved)
+{
+	const char *missing = ksm_missing();
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	ASSERT_TRUE(ksm_begin(&self->ksm));
+	ASSERT_EQ(0, ksm_set("smart_scan", "1"));
+	self->settled = ksm_map_registered(MOVED);
+	self->from = ksm_map_registered(MOVED);
+	self->twin = ksm_map_registered(MOVED);
+	ASSERT_NE(NULL, self->settled);
+	ASSERT_NE(NULL, self->from);
+	ASSERT_NE(NULL, self->twin);
+	ksm_fill(self->settled, MOVED, SEED, 1);
+	ksm_fill(self->from, MOVED, OTHER, 1);
+	ksm_fill(self->twin, MOVED, OTHER, 1);
+}
+
+FIXTURE_TEARDOWN_PARENT(moved)
+{
+	EXPECT_TRUE(ksm_end(&self->ksm));
+}
+
+/*
+ * mremap() unmaps the settled page first. Then it unmerges the one that it moves,
+ * and the copy, with a clean entry, is likely to be given the frame just freed.
+ */
+TEST_F(moved, copy_of_merged_page_is_seen_where_a_settled_one_was)
+{
+	ASSERT_TRUE(ksm_pass_by(SETTLED_PASSES));
+	ASSERT_EQ(MOVED, ksm_get("pages_shared"));
+	ASSERT_EQ(MOVED, ksm_get("pages_unshared"));
+	for (size_t i = 0; i < MOVED; i++)
+		ASSERT_EQ(page(self->settled, i),
+			  mremap(page(self->from, i), psize(), psize(),
+				 MREMAP_MAYMOVE | MREMAP_FIXED, page(self->settled, i)));
+	EXPECT_EQ(0, ksm_count_merged(getpid(), self->settled, MOVED));
+	ASSERT_TRUE(ksm_pass_by(DIRTY_PASSES));
+	EXPECT_EQ(MOVED, ksm_count_merged(getpid(), self->settled, MOVED));
+	EXPECT_EQ(MOVED, ksm_get("pages_shared"));
+	EXPECT_EQ(MOVED, ksm_get("pages_sharing"));
+	EXPECT_EQ(-1, ksm_first_wrong(self->settled, MOVED, OTHER, 1));
+	EXPECT_EQ(-1, ksm_first_wrong(self->twin, MOVED, OTHER, 1));
+}
+
 /* ---- a pin that lasts ---- */
 
 FIXTURE(pinned)
