@@ -14,7 +14,7 @@
 #include <linux/slab.h>
 #include <trace/events/ksm.h>
 
-#include "ksm.h"
+#include "check.h"
 
 #define KSM_REGISTRY_HASH_BITS	10
 
@@ -99,6 +99,38 @@ void ksm_registry_advance(struct ksm_mm *kmm)
 	if (registry.cursor == kmm)
 		registry.cursor = registry_after(kmm);
 }
+
+#ifdef CONFIG_KSM_DEBUG
+/**
+ * ksm_registry_list - all registered mms
+ * @nr: result: how many
+ *
+ * Context: sleeps.
+ * Return: an array to be freed with kvfree(), each mm with a reference, or NULL.
+ */
+struct ksm_mm **ksm_registry_list(unsigned long *nr)
+{
+	unsigned long room, i = 0;
+	struct ksm_mm **kmms;
+	struct ksm_mm *kmm;
+
+	scoped_guard(spinlock, &registry.lock)
+		room = list_count_nodes(&registry.list) + 64;
+	kmms = kvmalloc_array(room, sizeof(*kmms), GFP_KERNEL);
+	if (!kmms)
+		return NULL;
+	guard(spinlock)(&registry.lock);
+	/* Those registered meanwhile may be too many: then sums have moved, too. */
+	list_for_each_entry(kmm, &registry.list, slot.mm_node) {
+		if (i == room)
+			break;
+		ksm_mm_get(kmm);
+		kmms[i++] = kmm;
+	}
+	*nr = i;
+	return kmms;
+}
+#endif
 
 static void ksm_mm_release(struct kref *ref)
 {

@@ -20,7 +20,7 @@
 #include <linux/log2.h>
 #include <linux/mm.h>
 
-#include "ksm.h"
+#include "check.h"
 
 /* Filter bits for a page record: about 1.4 % wrong answers when it is full. */
 #define SIGHT_BITS_PER_PAGE	16
@@ -56,6 +56,18 @@ static unsigned long sightings_bytes(unsigned long pages)
 {
 	return pages * (SIGHT_BITS_PER_PAGE + 2 * WANTED_BITS_PER_PAGE) / BITS_PER_BYTE;
 }
+
+#ifdef CONFIG_KSM_DEBUG
+/**
+ * ksm_sight_bytes - what filters take
+ *
+ * Context: ksm_control held.
+ */
+long ksm_sight_bytes(void)
+{
+	return sightings_bytes(sight.now.pages) + sightings_bytes(sight.next.pages);
+}
+#endif
 
 static void sightings_free(struct ksm_sightings *s)
 {

@@ -12,7 +12,7 @@
 #include <linux/slab.h>
 #include <trace/events/ksm.h>
 
-#include "ksm.h"
+#include "check.h"
 
 static struct kmem_cache *ksm_site_cache __ro_after_init;
 
@@ -380,6 +380,26 @@ unsigned int ksm_site_prune_heirs(unsigned int max, bool wait)
 	}
 	return kept;
 }
+
+#ifdef CONFIG_KSM_DEBUG
+/**
+ * ksm_site_next_with_heirs - a node that has heirs, another one each time
+ *
+ * Context: ksm_control held, which keeps the node in being.
+ * Return: the node, or NULL.
+ */
+struct ksm_stable *ksm_site_next_with_heirs(void)
+{
+	struct ksm_stable *stable;
+
+	lockdep_assert_held(&ksm_control);
+	guard(spinlock)(&heirs.lock);
+	stable = list_first_entry_or_null(&heirs.list, struct ksm_stable, heirs);
+	if (stable)
+		list_move_tail(&stable->heirs, &heirs.list);
+	return stable;
+}
+#endif
 
 /**
  * ksm_site_nr_heirs - how many nodes have heirs

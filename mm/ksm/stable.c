@@ -16,7 +16,7 @@
 #include <linux/slab.h>
 #include <trace/events/ksm.h>
 
-#include "ksm.h"
+#include "check.h"
 
 /* Not a PFN: the node's folio is known to be gone. */
 #define KSM_PFN_GONE	(~0UL)
@@ -40,6 +40,16 @@ int __init ksm_stable_init(void)
 	ksm_stable_cache = kmem_cache_create("ksm_stable", sizeof(struct ksm_stable), 0, 0, NULL);
 	return ksm_stable_cache ? 0 : -ENOMEM;
 }
+
+#ifdef CONFIG_KSM_DEBUG
+/**
+ * ksm_stable_forest - the forest of stable nodes
+ */
+const struct ksm_forest *ksm_stable_forest(void)
+{
+	return &stable_forest;
+}
+#endif
 
 static struct ksm_stable *to_stable(struct ksm_node *node)
 {

@@ -13,14 +13,18 @@
 #include <linux/prefetch.h>
 #include <linux/slab.h>
 
-#include "ksm.h"
+#include "check.h"
 
 /* The sizes of blocks: records that there is room for. */
 static const u8 block_rooms[] = { 4, 16, KSM_BLOCK_PAGES };
 
 static struct kmem_cache *block_caches[ARRAY_SIZE(block_rooms)] __ro_after_init;
 
-static unsigned int block_bytes(unsigned int room)
+/**
+ * ksm_block_bytes - what a block takes
+ * @room: for so many records
+ */
+unsigned int ksm_block_bytes(unsigned int room)
 {
 	return sizeof(struct ksm_block) + room * (sizeof(union ksm_word) + sizeof(u32));
 }
@@ -36,7 +40,7 @@ int __init ksm_track_cache_create(void)
 	unsigned int i;
 
 	for (i = 0; i < ARRAY_SIZE(block_rooms); i++) {
-		block_caches[i] = kmem_cache_create(names[i], block_bytes(block_rooms[i]), 0, 0,
+		block_caches[i] = kmem_cache_create(names[i], ksm_block_bytes(block_rooms[i]), 0, 0,
 						    NULL);
 		if (!block_caches[i])
 			return -ENOMEM;
@@ -90,7 +94,7 @@ void ksm_track_prefetch(const struct ksm_block *block)
 	if (!block)
 		return;
 	at = (const char *)(block->word + KSM_BLOCK_PAGES);
-	end = (const char *)block + block_bytes(KSM_BLOCK_PAGES);
+	end = (const char *)block + ksm_block_bytes(KSM_BLOCK_PAGES);
 	/* Reading how much room it has would be what this is to avoid. */
 	prefetch(block);
 	for (; at < end; at += L1_CACHE_BYTES)
@@ -140,7 +144,7 @@ static struct ksm_block *alloc_block(struct ksm_track *track, unsigned int size,
 	if (block->room == KSM_BLOCK_PAGES)
 		block->map = U64_MAX;
 	track->nr_blocks++;
-	track->bytes += block_bytes(block->room);
+	track->bytes += ksm_block_bytes(block->room);
 	return block;
 }
 
@@ -151,7 +155,7 @@ static void free_block(struct ksm_track *track, struct ksm_block *block)
 	while (block_rooms[size] != block->room)
 		size++;
 	track->nr_blocks--;
-	track->bytes -= block_bytes(block->room);
+	track->bytes -= ksm_block_bytes(block->room);
 	ksm_cache_free(block_caches[size], block);
 }
 

@@ -12,7 +12,7 @@
  */
 #include <linux/slab.h>
 
-#include "ksm.h"
+#include "check.h"
 
 static struct ksm_forest unstable __ro_after_init;
 static struct kmem_cache *ksm_candidate_cache __ro_after_init;
@@ -29,6 +29,16 @@ int __init ksm_unstable_init(void)
 						0, 0, NULL);
 	return ksm_candidate_cache ? 0 : -ENOMEM;
 }
+
+#ifdef CONFIG_KSM_DEBUG
+/**
+ * ksm_unstable_forest - the forest of candidates
+ */
+const struct ksm_forest *ksm_unstable_forest(void)
+{
+	return &unstable;
+}
+#endif
 
 static struct ksm_candidate *to_candidate(struct ksm_node *node)
 {

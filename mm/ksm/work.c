@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Counters of work in debugfs: ksm/work.
+ * KSM in debugfs: counters of work in ksm/work.
  */
 #include <linux/debugfs.h>
 #include <linux/init.h>
 #include <linux/seq_file.h>
 
+#include "check.h"
 #include "work.h"
 
 atomic_long_t ksm_work[KSM_NR_WORK];
@@ -28,9 +29,12 @@ static int work_show(struct seq_file *file, void *unused)
 DEFINE_SHOW_ATTRIBUTE(work);
 
 /* Who cannot look does without: no error is an error here. */
-static int __init ksm_work_init(void)
+static int __init ksm_debugfs_init(void)
 {
-	debugfs_create_file("work", 0444, debugfs_create_dir("ksm", NULL), NULL, &work_fops);
+	struct dentry *dir = debugfs_create_dir("ksm", NULL);
+
+	debugfs_create_file("work", 0444, dir, NULL, &work_fops);
+	ksm_check_init(dir);
 	return 0;
 }
-late_initcall(ksm_work_init);
+late_initcall(ksm_debugfs_init);

@@ -20,6 +20,7 @@
 #include "vm_util.h"
 
 #define KSM_DIR "/sys/kernel/mm/ksm/"
+#define KSM_CHECK "/sys/kernel/debug/ksm/check"
 
 #define HOUR	(3600 * 1000)	/* as sleep_millisecs */
 
@@ -131,6 +132,27 @@ static bool must_set(const char *name, const char *value)
 }
 
 /**
+ * ksm_check - let the kernel check what it has written down against what is
+ *
+ * Return: false if it found a disagreement; true if all is right, or if this kernel
+ * has no checker.
+ */
+bool ksm_check(void)
+{
+	int fd = open(KSM_CHECK, O_WRONLY), error = 0;
+
+	if (fd < 0)
+		return true;
+	if (write(fd, "1", 1) != 1)
+		error = errno;
+	close(fd);
+	if (error)
+		fprintf(stderr, "# " KSM_CHECK ": %s\n", strerror(error));
+	/* There may be no memory for it. */
+	return error != EUCLEAN;
+}
+
+/**
  * ksm_begin - note the settings, unmerge everything, set what tests run with
  * @test: where to note them
  *
@@ -165,7 +187,9 @@ bool ksm_end(struct ksm_test *test)
 
 	for (unsigned int i = 0; i < KSM_MAX_WORKERS; i++)
 		good &= ksm_end_worker(&test->workers[i]);
+	good &= ksm_check();
 	good &= must_set("run", "2");
+	good &= ksm_check();
 	/* Refuses pages_to_scan while it is on; not there in all kernels. */
 	ksm_set("advisor_mode", "none");
 	for (size_t i = ARRAY_SIZE(test_settings); i-- > 0;) {
@@ -194,14 +218,14 @@ uint64_t ksm_now_millisecs(void)
  * ksm_wait_passes - wait for full passes that begin from now on
  * @passes: how many
  *
- * Return: whether they came to an end within the limit.
+ * Return: whether they came to an end within the limit, and the checker is content.
  */
 bool ksm_wait_passes(unsigned int passes)
 {
 	long first = ksm_get("full_scans");
 
 	/* The pass that is under way does not count. */
-	return ksm_wait_until(ksm_get("full_scans") > first + (long)passes);
+	return ksm_wait_until(ksm_get("full_scans") > first + (long)passes) && ksm_check();
 }
 
 static char ksmd_state_in(int pid)
@@ -214,15 +238,19 @@ static char ksmd_state_in(int pid)
 	return state;
 }
 
-/* How ksmd is, as in /proc/PID/stat: 'S' when it waits to be called. */
-static char ksmd_state(void)
+/**
+ * ksm_ksmd - find the scanner
+ *
+ * Return: ksmd's PID, or 0.
+ */
+pid_t ksm_ksmd(void)
 {
-	static int pid;
+	static pid_t pid;
 	struct dirent *entry;
 	DIR *proc;
 
 	if (pid)
-		return ksmd_state_in(pid);
+		return pid;
 	proc = opendir("/proc");
 	while (proc && !pid && (entry = readdir(proc))) {
 		if (ksmd_state_in(atoi(entry->d_name)))
@@ -230,7 +258,13 @@ static char ksmd_state(void)
 	}
 	if (proc)
 		closedir(proc);
-	return pid ? ksmd_state_in(pid) : '\0';
+	return pid;
+}
+
+/* How ksmd is, as in /proc/PID/stat: 'S' when it waits to be called. */
+static char ksmd_state(void)
+{
+	return ksm_ksmd() ? ksmd_state_in(ksm_ksmd()) : '\0';
 }
 
 /**
@@ -264,7 +298,7 @@ bool ksm_pass_by(unsigned int passes)
 	while (passes--)
 		if (!ksm_one_pass())
 			return false;
-	return true;
+	return ksm_check();
 }
 
 bool ksm_merge_all(void)

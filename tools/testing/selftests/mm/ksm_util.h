@@ -70,6 +70,7 @@ struct ksm_test {
 
 /* Settings and counters in /sys/kernel/mm/ksm. */
 const char *ksm_missing(void);
+bool ksm_check(void);
 bool ksm_begin(struct ksm_test *test);
 bool ksm_end(struct ksm_test *test);
 int ksm_set(const char *name, const char *value);
@@ -81,6 +82,7 @@ long ksm_get(const char *name);
 void ksm_pause(void);
 uint64_t ksm_now_millisecs(void);
 bool ksm_wait_passes(unsigned int passes);
+pid_t ksm_ksmd(void);
 bool ksm_one_pass(void);
 bool ksm_pass_by(unsigned int passes);
 
