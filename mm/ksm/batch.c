@@ -177,6 +177,8 @@ static bool stayed_the_same(struct ksm_record rec, const struct ksm_item *item)
  * How trying to merge a page ended:
  * 0		it is merged
  * -ENOENT	there is nobody to merge it with
+ * -EXFULL	likewise, and many different pages have its key: no more of them shall
+ *		become merged ones before they have a partner
  * other	there may be, but not now: it tries again in the next pass
  */
 static int merge_with_stable(struct ksm_mm *kmm, struct vm_area_struct *vma,
@@ -194,7 +196,7 @@ static int merge_with_stable(struct ksm_mm *kmm, struct vm_area_struct *vma,
 			err = -ENOENT;
 		folio_put(found[i]);
 	}
-	return err;
+	return err == -ENOENT && nr == KSM_KEY_TWINS ? -EXFULL : err;
 }
 
 static int merge_with_zero(struct ksm_mm *kmm, struct vm_area_struct *vma,
@@ -205,15 +207,23 @@ static int merge_with_zero(struct ksm_mm *kmm, struct vm_area_struct *vma,
 	return ksm_merge_zero(kmm, vma, item->addr);
 }
 
+static void rest(struct ksm_mm *kmm, struct ksm_record rec, const struct ksm_item *item)
+{
+	ksm_track_set(&kmm->track, rec, KSM_SETTLED, (union ksm_word){ .key = item->key });
+	set_tag(rec, item);
+}
+
 /*
  * Nobody has an equal page. One that is new is noted; if its key was seen
- * before, its twin may have settled: the page waits, and the key is wanted.
+ * before, its twin may have settled: the page waits, and the key is wanted. Where
+ * too many wait already it rests until it is refreshed.
  */
 static void settle(struct ksm_batch *batch, const struct ksm_item *item)
 {
 	struct ksm_mm *kmm = batch->kmm;
 	struct ksm_record rec;
 	enum ksm_state state;
+	int err;
 
 	if (!ksm_track_find(&kmm->track, item->addr, &rec))
 		return;
@@ -227,13 +237,14 @@ static void settle(struct ksm_batch *batch, const struct ksm_item *item)
 		return;
 	}
 	if (!ksm_sight_note(item->key)) {
-		ksm_track_set(&kmm->track, rec, KSM_SETTLED,
-			      (union ksm_word){ .key = item->key });
-		set_tag(rec, item);
+		rest(kmm, rec, item);
 		return;
 	}
-	if (!ksm_unstable_add(kmm, item->addr, rec, item->key))
+	err = ksm_unstable_add(kmm, item->addr, rec, item->key);
+	if (!err)
 		ksm_sight_want(item->key);
+	else if (err == -ENOSPC)
+		rest(kmm, rec, item);
 }
 
 static void file_merge_result(struct ksm_batch *batch, const struct ksm_item *item, int err)
@@ -241,7 +252,7 @@ static void file_merge_result(struct ksm_batch *batch, const struct ksm_item *it
 	struct ksm_mm *kmm = batch->kmm;
 	struct ksm_record rec;
 
-	if (err == -ENOENT)
+	if (err == -ENOENT || err == -EXFULL)
 		settle(batch, item);
 	else if (err && ksm_track_find(&kmm->track, item->addr, &rec))
 		watch(kmm, rec, item);
