@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Allocations that fail at random: nothing breaks and nothing is lost, whoever asked
+ * is told, and what ksmd could not do it does when there is memory again. Needs a
+ * kernel with CONFIG_FAILSLAB and CONFIG_FAIL_PAGE_ALLOC.
+ */
+#define _GNU_SOURCE
+#include "kselftest_harness.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/prctl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "ksm_util.h"
+#include "vm_util.h"
+
+#define DEBUGFS		"/sys/kernel/debug/"
+
+#define PAGES		256
+#define SEED		1000
+#define PASSES		12	/* of ksmd while allocations fail */
+#define TRIES		64	/* of calls that may fail */
+
+static int write_text(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY), error = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (write(fd, text, strlen(text)) < 0)
+		error = -errno;
+	close(fd);
+	return error;
+}
+
+static int set_fault(const char *what, const char *name, const char *value)
+{
+	char path[96];
+
+	snprintf(path, sizeof(path), DEBUGFS "%s/%s", what, name);
+	return write_text(path, value);
+}
+
+/* For processes that are chosen only; those that may sleep fail, too. */
+static int arm(const char *what, const char *percent)
+{
+	static const char * const settings[][2] = {
+		{ "task-filter", "Y" }, { "times", "-1" }, { "interval", "1" },
+		{ "verbose", "0" }, { "ignore-gfp-wait", "N" },
+	};
+	int error = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(settings) && !error; i++)
+		error = set_fault(what, settings[i][0], settings[i][1]);
+	if (!error && !strcmp(what, "fail_page_alloc"))
+		error = set_fault(what, "min-order", "0") ?:
+			set_fault(what, "ignore-gfp-highmem", "N");
+	return error ? error : set_fault(what, "probability", percent);
+}
+
+/* The call may fail by what it is to end. */
+static bool choose(pid_t pid, bool chosen)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/make-it-fail", pid);
+	return ksm_wait_until(!write_text(path, chosen ? "1" : "0"));
+}
+
+FIXTURE(failing)
+{
+	struct ksm_test ksm;
+	char *map, *twin;	/* PAGES each */
+};
+
+FIXTURE_VARIANT(failing)
+{
+	const char *slab;	/* percent of allocations that fail */
+	const char *pages;
+};
+
+FIXTURE_VARIANT_ADD(failing, few_objects)
+{
+	.slab = "5",
+	.pages = "0",
+};
+
+FIXTURE_VARIANT_ADD(failing, most_objects)
+{
+	.slab = "80",
+	.pages = "0",
+};
+
+FIXTURE_VARIANT_ADD(failing, pages)
+{
+	.slab = "0",
+	.pages = "50",
+};
+
+FIXTURE_VARIANT_ADD(failing, both)
+{
+	.slab = "30",
+	.pages = "30",
+};
+
+FIXTURE_SETUP(failing)
+{
+	const char *missing = ksm_missing();
+
+	if (!missing && (access(DEBUGFS "failslab", F_OK) ||
+			 access(DEBUGFS "fail_page_alloc", F_OK)))
+		missing = "this kernel cannot let allocations fail (CONFIG_FAILSLAB)";
+	if (missing)
+		SKIP(return, "%s", missing);
+	ASSERT_TRUE(ksm_begin(&self->ksm));
+	ASSERT_NE(0, ksm_ksmd());
+	self->map = ksm_map_pages(PAGES);
+	self->twin = ksm_map_pages(PAGES);
+	ASSERT_NE(NULL, self->map);
+	ASSERT_NE(NULL, self->twin);
+	ksm_fill(self->map, PAGES, SEED, 1);
+	ksm_fill(self->twin, PAGES, SEED, 1);
+	ASSERT_EQ(0, arm("failslab", variant->slab));
+	ASSERT_EQ(0, arm("fail_page_alloc", variant->pages));
+}
+
+FIXTURE_TEARDOWN_PARENT(failing)
+{
+	if (ksm_ksmd() && !access(DEBUGFS "failslab", F_OK)) {
+		EXPECT_TRUE(choose(ksm_ksmd(), false));
+		EXPECT_EQ(0, set_fault("failslab", "probability", "0"));
+		EXPECT_EQ(0, set_fault("fail_page_alloc", "probability", "0"));
+	}
+	EXPECT_TRUE(ksm_end(&self->ksm));
+}
+
+#define EXPECT_UNHARMED(self)							\
+do {										\
+	EXPECT_EQ(-1, ksm_first_wrong((self)->map, PAGES, SEED, 1));		\
+	EXPECT_EQ(-1, ksm_first_wrong((self)->twin, PAGES, SEED, 1));		\
+} while (0)
+
+/* ksmd alone lacks memory. Then it has it again. */
+TEST_F_TIMEOUT(failing, ksmd_merges_later_what_it_could_not_merge, 120)
+{
+	ASSERT_EQ(0, ksm_mergeable(self->map, PAGES));
+	ASSERT_EQ(0, ksm_mergeable(self->twin, PAGES));
+	ASSERT_TRUE(choose(ksm_ksmd(), true));
+	ASSERT_EQ(0, ksm_set("run", "1"));
+	for (unsigned int pass = 0; pass < PASSES; pass++) {
+		ASSERT_TRUE(ksm_wait_passes(1));
+		EXPECT_UNHARMED(self);
+		/* Pages that part again need new records, too. */
+		ksm_fill(self->map + pass * psize(), 1, SEED + pass, 0);
+	}
+	ASSERT_TRUE(choose(ksm_ksmd(), false));
+	ASSERT_TRUE(ksm_wait_passes(KSM_MERGE_PASSES));
+	EXPECT_EQ(PAGES, ksm_get("pages_shared"));
+	EXPECT_EQ(PAGES, ksm_get("pages_sharing"));
+	EXPECT_UNHARMED(self);
+}
+
+/* Who has no memory to unmerge is told, and may try again. */
+TEST_F_TIMEOUT(failing, unmerging_says_that_it_failed, 120)
+{
+	unsigned int failed = 0, done = 0;
+
+	ASSERT_EQ(0, ksm_mergeable(self->map, PAGES));
+	ASSERT_EQ(0, ksm_mergeable(self->twin, PAGES));
+	for (unsigned int i = 0; i < PASSES; i++) {
+		int error;
+
+		ASSERT_TRUE(ksm_merge_all());
+		ASSERT_TRUE(choose(getpid(), true));
+		error = ksm_set("run", "2");
+		ASSERT_TRUE(choose(getpid(), false));
+		/* Opening the file may have failed as well. */
+		EXPECT_TRUE(!error || error == -ENOMEM || error == -ENFILE);
+		failed += error != 0;
+		done += !error;
+		EXPECT_UNHARMED(self);
+		ASSERT_TRUE(ksm_check());
+		ASSERT_EQ(0, ksm_set("run", "2"));
+		EXPECT_EQ(0, ksm_get("pages_shared"));
+		EXPECT_EQ(0, ksm_count_merged(getpid(), self->map, PAGES));
+		EXPECT_UNHARMED(self);
+	}
+	TH_LOG("%u times it failed, %u times it did not", failed, done);
+}
+
+/* A call that fails leaves nothing behind; in the end one succeeds. */
+TEST_F_TIMEOUT(failing, registering_fails_or_is_done, 120)
+{
+	unsigned int failed = 0;
+	int error = -1;
+
+	for (unsigned int i = 0; i < TRIES; i++) {
+		ASSERT_TRUE(choose(getpid(), true));
+		error = ksm_mergeable(self->map, PAGES);
+		ASSERT_TRUE(choose(getpid(), false));
+		EXPECT_TRUE(!error || error == -ENOMEM || error == -EAGAIN);
+		failed += error != 0;
+		ASSERT_TRUE(ksm_check());
+		ASSERT_EQ(0, ksm_unmergeable(self->map, PAGES));
+	}
+	TH_LOG("%u of %u times it failed", failed, TRIES);
+	ASSERT_EQ(0, ksm_mergeable(self->map, PAGES));
+	ASSERT_EQ(0, ksm_mergeable(self->twin, PAGES));
+	ASSERT_TRUE(ksm_merge_all());
+	EXPECT_EQ(PAGES, ksm_get("pages_sharing"));
+	EXPECT_UNHARMED(self);
+}
+
+/* 0 when the child had all its bytes; a fork that fails is all right. */
+static int fork_and_look(const char *map, const char *twin)
+{
+	pid_t pid = fork();
+	int status;
+
+	if (pid < 0)
+		return errno == ENOMEM || errno == EAGAIN ? 0 : 1;
+	if (!pid)
+		_exit(ksm_first_wrong(map, PAGES, SEED, 1) != -1 ||
+		      ksm_first_wrong(twin, PAGES, SEED, 1) != -1);
+	if (waitpid(pid, &status, 0) != pid)
+		return 1;
+	return !WIFEXITED(status) || WEXITSTATUS(status);
+}
+
+TEST_F_TIMEOUT(failing, forks_of_merged_memory_fail_or_are_whole, 120)
+{
+	ASSERT_EQ(0, ksm_mergeable(self->map, PAGES));
+	ASSERT_EQ(0, ksm_mergeable(self->twin, PAGES));
+	ASSERT_TRUE(ksm_merge_all());
+	ASSERT_TRUE(choose(ksm_ksmd(), true));
+	for (unsigned int i = 0; i < TRIES; i++) {
+		int wrong;
+
+		ASSERT_TRUE(choose(getpid(), true));
+		wrong = fork_and_look(self->map, self->twin);
+		ASSERT_TRUE(choose(getpid(), false));
+		EXPECT_EQ(0, wrong);
+	}
+	ASSERT_TRUE(choose(ksm_ksmd(), false));
+	EXPECT_UNHARMED(self);
+	ASSERT_TRUE(ksm_merge_all());
+	EXPECT_EQ(PAGES, ksm_get("pages_shared"));
+	EXPECT_EQ(PAGES, ksm_get("pages_sharing"));
+}
+
+TEST_HARNESS_MAIN
