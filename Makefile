@@ -7,7 +7,7 @@ MACHINE ?= x86
 # Settings that may be given on the command line or in the environment.
 export J MEM CPUS ACCEL KSRC DEPS SIZE ROUNDS
 
-.PHONY: help demo check check-base check-clients bench kernel uml base-kernel base-uml shell clean distclean
+.PHONY: help demo check check-base check-clients bench mutants kernel uml base-kernel base-uml debug-kernel shell clean distclean
 # Each script uses all CPUs by itself.
 .NOTPARALLEL:
 
@@ -16,11 +16,13 @@ help:
 	@echo 'make check        all tests'
 	@echo "make check-base   the base tree's own selftests, in its kernel and in ours"
 	@echo 'make check-clients  QEMU, node_exporter, stress-ng and ksmtuned work with it'
+	@echo 'make mutants      put bugs in, one by one, and see whether the tests find them'
 	@echo 'make bench        measure it against the base, 20 minutes; a quiet machine is best'
 	@echo 'make kernel       build/x86_64/bzImage, Linux with this KSM for QEMU'
 	@echo 'make uml          build/uml/linux, the same as a User-Mode Linux program'
 	@echo 'make base-kernel  build/base-x86_64/bzImage, the untouched base, same configuration'
 	@echo 'make base-uml     build/base-uml/linux, likewise'
+	@echo 'make debug-kernel build/debug-x86_64/bzImage, with KASAN, lockdep and more'
 	@echo 'make shell        boot it with a shell on this terminal (MACHINE=uml: in UML)'
 	@echo 'make clean        remove what was built, keep the fetched base tree'
 	@echo 'make distclean    remove all of build/'
@@ -51,7 +53,10 @@ check-clients:
 bench:
 	@scripts/bench
 
-kernel uml base-kernel base-uml:
+mutants:
+	@scripts/mutants
+
+kernel uml base-kernel base-uml debug-kernel:
 	@scripts/build $@
 
 shell:
