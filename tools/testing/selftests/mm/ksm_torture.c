@@ -1,0 +1,428 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Processes that know what each page of theirs must hold, and look all the time, while
+ * they do at random all that an application may do to memory, and others turn each knob
+ * of KSM's. No byte may be lost, and nothing may be left when they are gone.
+ *
+ * usage: ksm_torture [-pqx] [-s SEED] [-t SECONDS | -n OPERATIONS] [-w WORKERS]
+ *
+ *   -p  panic when a page is wrong, so that nothing moves any more
+ *   -q  no line every ten seconds, no list at the end
+ *   -x  test of the test: a page is changed that should not be
+ *
+ * KSM_TORTURE_SEED and KSM_TORTURE_SECONDS in the environment do as -s and -t.
+ */
+
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "ksm_numa.h"
+#include "ksm_torture.h"
+#include "ksm_util.h"
+
+#define USAGE		"ksm_torture [-pqx] [-s SEED] [-t SECONDS | -n OPERATIONS] [-w WORKERS]"
+
+#define DEFAULT_SECONDS	20
+#define DEFAULT_WORKERS	4
+#define TOLD_SECONDS	10	/* between two lines */
+
+/* Without any operation for so long something hangs. */
+#define HANG_SECONDS	60
+
+#define LAST_PASSES	2
+
+struct torture *torture;
+int torture_file;
+
+static struct {
+	uint64_t seed;
+	unsigned long seconds;
+	unsigned long ops;
+	unsigned int workers;
+	bool quiet;
+	bool panic;
+	bool self_test;
+} options = { .seconds = DEFAULT_SECONDS, .workers = DEFAULT_WORKERS };
+
+static struct ksm_test ksm;
+static unsigned int lives[KSM_MAX_WORKERS];
+static pid_t helpers[3];
+static long most_sharing, cow_before, swpin_before;
+
+/* ---- options ---- */
+
+static void read_environment(void)
+{
+	const char *seed = getenv("KSM_TORTURE_SEED"), *seconds = getenv("KSM_TORTURE_SECONDS");
+
+	if (getrandom(&options.seed, sizeof(options.seed), 0) != sizeof(options.seed))
+		options.seed = ksm_now_millisecs();
+	options.seed %= 1000000000;	/* to be typed by people */
+	if (seed)
+		options.seed = strtoull(seed, NULL, 0);
+	if (seconds)
+		options.seconds = strtoul(seconds, NULL, 0);
+}
+
+static void read_option(int option)
+{
+	unsigned long long number = optarg ? strtoull(optarg, NULL, 0) : 0;
+
+	options.panic |= option == 'p';
+	options.quiet |= option == 'q';
+	options.self_test |= option == 'x';
+	if (option == 's')
+		options.seed = number;
+	if (option == 't')
+		options.seconds = number;
+	if (option == 'n')
+		options.ops = number;
+	if (option == 'w')
+		options.workers = number;
+}
+
+static void read_options(int argc, char **argv)
+{
+	int option;
+
+	read_environment();
+	while ((option = getopt(argc, argv, "pqxs:t:n:w:")) != -1) {
+		if (option == '?')
+			ksft_exit_fail_msg("usage: " USAGE "\n");
+		read_option(option);
+	}
+	if (!options.workers || options.workers > KSM_MAX_WORKERS)
+		ksft_exit_fail_msg("1 to %d workers\n", KSM_MAX_WORKERS);
+}
+
+/* ---- before and after ---- */
+
+static void map_torture(void)
+{
+	torture = mmap(NULL, torture_size(), PROT_READ | PROT_WRITE, MAP_SHARED, torture_file, 0);
+	if (torture == MAP_FAILED)
+		ksft_exit_fail_perror("mmap");
+}
+
+static unsigned int count_nodes(void)
+{
+	int node[2];
+
+	return ksm_find_two_nodes(node) ? 2 : 1;
+}
+
+/* One that is too small for what is in it. */
+static bool make_group(void)
+{
+	torture_write("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
+	if (mkdir(TORTURE_GROUP, 0755) && errno != EEXIST)
+		return false;
+	/* Else it spends its time swapping. */
+	torture_write(TORTURE_GROUP "/memory.swap.max", "0");
+	return !torture_write(TORTURE_GROUP "/memory.max", "4M");
+}
+
+static void stop_early(int number)
+{
+	if (torture_runs())
+		torture->state = TORTURE_STOPS;
+}
+
+static void prepare(void)
+{
+	torture_file = memfd_create("ksm_torture", 0);
+	if (torture_file < 0 || ftruncate(torture_file, torture_size()))
+		ksft_exit_fail_perror("memfd");
+	map_torture();
+	cow_before = ksm_vmstat("cow_ksm");
+	swpin_before = ksm_vmstat("ksm_swpin_copy");
+	torture->main = getpid();
+	torture->seed = options.seed;
+	torture->most = options.workers < TORTURE_PROCS / 3 ? 3 * options.workers : TORTURE_PROCS;
+	torture->panic = options.panic;
+	torture->self_test = options.self_test;
+	torture->offline = -1;
+	torture->nodes = count_nodes();
+	torture->has_group = make_group();
+	torture_make_contents();
+	torture_save_knobs();
+	if (!ksm_begin(&ksm))
+		ksft_exit_fail_msg("KSM's settings are refused\n");
+	if (ksm_set("run", "1"))
+		ksft_exit_fail_msg("KSM cannot be started\n");
+	signal(SIGINT, stop_early);
+	signal(SIGTERM, stop_early);
+}
+
+/* ---- while it runs ---- */
+
+static void tell(uint64_t start)
+{
+	if (!options.quiet)
+		ksft_print_msg("%llu s: %lu operations, %lu pages checked, pages_sharing %ld, full_scans %ld\n",
+			       (unsigned long long)(ksm_now_millisecs() - start) / 1000,
+			       torture->ops, torture->checked, ksm_get("pages_sharing"),
+			       ksm_get("full_scans"));
+}
+
+static void list_stack(const char *who, pid_t pid)
+{
+	char path[64], text[2000];
+
+	snprintf(path, sizeof(path), "/proc/%d/stack", pid);
+	if (pid > 0 && !ksm_read_text(path, text, sizeof(text)))
+		ksft_print_msg("%s %d is at:\n%s", who, pid, text);
+}
+
+/* Where all the processes are. The kernel's log tells of those that wait. */
+static void list_procs(void)
+{
+	torture_write("/proc/sys/kernel/sysrq", "1");
+	torture_write("/proc/sysrq-trigger", "w");
+	torture_write("/proc/sysrq-trigger", "l");
+	for (size_t i = 0; i < ARRAY_SIZE(helpers); i++)
+		list_stack("helper", helpers[i]);
+	for (size_t i = 0; i < TORTURE_PROCS; i++) {
+		const struct torture_proc *proc = &torture->proc[i];
+
+		if (proc->pid <= 0)
+			continue;
+		ksft_print_msg("process %d of worker %u, operation %u: %s\n", proc->pid,
+			       proc->worker, proc->op, torture_ops[proc->kind].name);
+		list_stack("process", proc->pid);
+	}
+}
+
+static bool is_alive(unsigned int worker)
+{
+	for (size_t i = 0; i < TORTURE_PROCS; i++) {
+		const struct torture_proc *proc = &torture->proc[i];
+
+		if (proc->pid && !proc->depth && proc->worker == worker)
+			return true;
+	}
+	return false;
+}
+
+static void keep_workers(void)
+{
+	torture_reap();
+	for (unsigned int i = 0; i < options.workers; i++)
+		if (!is_alive(i))
+			torture_start(i, lives[i]++);
+}
+
+static bool is_over(uint64_t start)
+{
+	if (options.ops)
+		return torture->ops >= options.ops;
+	return ksm_now_millisecs() >= start + options.seconds * 1000;
+}
+
+/* Looks after the workers until @done(@start), or all ends. */
+static void look_after(bool (*done)(uint64_t start), uint64_t start)
+{
+	uint64_t told = ksm_now_millisecs(), moved = told;
+	unsigned long ops = torture->ops;
+
+	while (torture_runs() && !done(start)) {
+		uint64_t now = ksm_now_millisecs();
+
+		long sharing = ksm_get("pages_sharing");
+
+		most_sharing = sharing > most_sharing ? sharing : most_sharing;
+		keep_workers();
+		if (now >= told + TOLD_SECONDS * 1000) {
+			tell(start);
+			told = now;
+		}
+		if (torture->ops != ops) {
+			ops = torture->ops;
+			moved = now;
+		} else if (now >= moved + HANG_SECONDS * 1000) {
+			list_procs();
+			torture_fail("no operation for %d s; seed %llu", HANG_SECONDS,
+				     (unsigned long long)torture->seed);
+		}
+		ksm_pause();
+	}
+}
+
+/* ---- at the end ---- */
+
+static void end_helpers(void)
+{
+	uint64_t limit = ksm_now_millisecs() + HANG_SECONDS * 1000;
+
+	for (size_t i = 0; i < ARRAY_SIZE(helpers); i++) {
+		if (!helpers[i])
+			continue;
+		kill(helpers[i], SIGKILL);
+		while (!waitpid(helpers[i], NULL, WNOHANG) && ksm_now_millisecs() < limit)
+			ksm_pause();
+		if (!kill(helpers[i], 0)) {
+			list_procs();
+			torture_fail("helper %zu does not come to an end; seed %llu", i,
+				     (unsigned long long)torture->seed);
+		}
+		helpers[i] = 0;
+	}
+}
+
+static long last_scan;
+
+static bool passes_went_by(uint64_t start)
+{
+	return ksm_get("full_scans") >= last_scan + LAST_PASSES;
+}
+
+/* With all processes still at work. */
+static void wait_for_passes(uint64_t start)
+{
+	end_helpers();
+	if (ksm_set("advisor_mode", "none") && ksm_get("advisor_max_cpu") != KSM_NONE)
+		ksft_print_msg("advisor_mode is refused\n");
+	if (ksm_set("pages_to_scan", "20000") || ksm_set("sleep_millisecs", "0") ||
+	    ksm_set("run", "1"))
+		torture_fail("KSM's settings are refused");
+	last_scan = ksm_get("full_scans");
+	look_after(passes_went_by, start);
+}
+
+static unsigned int count_procs(void)
+{
+	unsigned int count = 0;
+
+	torture_reap();
+	for (size_t i = 0; i < TORTURE_PROCS; i++)
+		count += torture->proc[i].pid > 0;
+	return count;
+}
+
+/* They look at all their pages once more before they go. */
+static void end_workers(void)
+{
+	uint64_t limit = ksm_now_millisecs() + HANG_SECONDS * 1000;
+
+	if (torture_runs())
+		torture->state = TORTURE_STOPS;
+	while (torture->state == TORTURE_STOPS && count_procs() && ksm_now_millisecs() < limit)
+		ksm_pause();
+	if (torture->state == TORTURE_STOPS && count_procs()) {
+		list_procs();
+		torture_fail("processes do not come to an end; seed %llu",
+			     (unsigned long long)torture->seed);
+	}
+}
+
+static void kill_all(void)
+{
+	end_helpers();
+	for (size_t i = 0; i < TORTURE_PROCS; i++)
+		if (torture->proc[i].pid > 0)
+			kill(torture->proc[i].pid, SIGKILL);
+}
+
+static void list_counts(void)
+{
+	if (options.quiet)
+		return;
+	ksft_print_msg("%-40s %8s %8s %8s %8s\n", "", "done", "refused", "not poss.", "longest");
+	for (unsigned int i = 0; i < torture_nr_ops; i++)
+		torture_list_count(torture_ops[i].name, &torture->count[i]);
+	torture_list_knobs();
+	torture_list_count("checker", &torture->checker);
+	ksft_print_msg("at most %ld pages_sharing; cow_ksm %ld, ksm_swpin_copy %ld\n", most_sharing,
+		       ksm_vmstat("cow_ksm") - cow_before,
+		       ksm_vmstat("ksm_swpin_copy") - swpin_before);
+	ksft_print_msg("%lu operations of %lu processes, of which %lu were killed and %lu gave up; %lu pages checked\n",
+		       torture->ops, torture->lives, torture->killed, torture->given_up,
+		       torture->checked);
+}
+
+/* Nothing else is touched, so that it can be looked at. */
+static __noreturn void give_up(void)
+{
+	static const char lost[] = "no byte was lost";
+
+	kill_all();
+	ksm_set("run", "0");
+	list_counts();
+	ksft_print_msg("KSM's settings are not put back\n");
+	if (torture->checker_found)
+		ksft_test_result_skip("%s # the checker found something\n", lost);
+	else
+		ksft_test_result_fail("%s\n", lost);
+	ksft_test_result_skip("counters are zero at the end # it was not the end\n");
+	if (torture->checker_found)
+		ksft_test_result_fail("the checker found nothing\n");
+	else
+		ksft_test_result_skip("the checker found nothing # it was not the end\n");
+	ksft_finished();
+}
+
+static bool remove_group(void)
+{
+	return !torture->has_group || ksm_wait_until(!rmdir(TORTURE_GROUP));
+}
+
+static void finish(void)
+{
+	bool zero;
+
+	ksft_test_result_pass("no byte was lost\n");
+	zero = !ksm_set("run", "2");
+	ksm_wait_until(!ksm_get("pages_shared") && !ksm_get("ksm_zero_pages") &&
+		       !ksm_get("stable_node_chains") && !ksm_get("pages_unshared"));
+	zero = ksm_counters_are_zero() && zero;
+	torture_call_checker();
+	ksft_test_result(zero, "counters are zero at the end\n");
+	if (torture_no_checker())
+		ksft_test_result_skip("the checker found nothing # %s\n", torture_no_checker());
+	else
+		ksft_test_result(!torture->checker_found, "the checker found nothing\n");
+	if (!torture_restore_knobs() || !ksm_end(&ksm) || !remove_group())
+		ksft_print_msg("not all settings could be put back\n");
+	list_counts();
+	ksft_finished();
+}
+
+int main(int argc, char **argv)
+{
+	uint64_t start = ksm_now_millisecs();
+
+	if (argc == 4 && !strcmp(argv[1], "child")) {
+		torture_file = atoi(argv[2]);
+		map_torture();
+		torture_live(&torture->proc[atoi(argv[3])]);
+	}
+	read_options(argc, argv);
+	ksft_print_header();
+	if (ksm_missing())
+		ksft_exit_skip("%s\n", ksm_missing());
+	ksft_set_plan(3);
+	ksft_print_msg("seed %llu, %u workers\n", (unsigned long long)options.seed,
+		       options.workers);
+	prepare();
+	helpers[0] = torture_turn_knobs();
+	helpers[1] = torture_move_memory();
+	helpers[2] = torture_watch_checker();
+	look_after(is_over, start);
+	if (torture_runs())
+		wait_for_passes(start);
+	end_workers();
+	if (torture->state == TORTURE_FAILED)
+		give_up();
+	end_helpers();
+	finish();
+}
