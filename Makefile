@@ -5,9 +5,9 @@
 MACHINE ?= x86
 
 # Settings that may be given on the command line or in the environment.
-export J MEM CPUS ACCEL KSRC DEPS SIZE ROUNDS
+export J MEM CPUS ACCEL KSRC DEPS SIZE ROUNDS MINUTES SEED
 
-.PHONY: help demo check check-base check-clients bench mutants kernel uml base-kernel base-uml debug-kernel shell clean distclean
+.PHONY: help demo check check-base check-clients bench mutants torture kernel uml base-kernel base-uml debug-kernel shell clean distclean
 # Each script uses all CPUs by itself.
 .NOTPARALLEL:
 
@@ -16,6 +16,7 @@ help:
 	@echo 'make check        all tests'
 	@echo "make check-base   the base tree's own selftests, in its kernel and in ours"
 	@echo 'make check-clients  QEMU, node_exporter, stress-ng and ksmtuned work with it'
+	@echo 'make torture      MINUTES=5 SEED=1: all at random, in a kernel with KASAN and lockdep'
 	@echo 'make mutants      put bugs in, one by one, and see whether the tests find them'
 	@echo 'make bench        measure it against the base, 20 minutes; a quiet machine is best'
 	@echo 'make kernel       build/x86_64/bzImage, Linux with this KSM for QEMU'
@@ -55,6 +56,9 @@ bench:
 
 mutants:
 	@scripts/mutants
+
+torture:
+	@scripts/torture
 
 kernel uml base-kernel base-uml debug-kernel:
 	@scripts/build $@
