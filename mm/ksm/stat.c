@@ -58,6 +58,8 @@ long ksm_stat_records(void)
 
 /**
  * ksm_stat_sharing - pages saved: sites beyond the first of each merged folio
+ *
+ * A merge under way has its site already, and loses it if the pages differ.
  */
 long ksm_stat_sharing(void)
 {
