@@ -32,7 +32,7 @@
 
 #define USAGE		"ksm_torture [-pqx] [-s SEED] [-t SECONDS | -n OPERATIONS] [-w WORKERS]"
 
-#define DEFAULT_SECONDS	20
+#define DEFAULT_SECONDS	60
 #define DEFAULT_WORKERS	4
 #define TOLD_SECONDS	10	/* between two lines */
 
