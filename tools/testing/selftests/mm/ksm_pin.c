@@ -294,6 +294,49 @@ TEST_F(held, equal_pages_stay_apart_until_both_are_free)
 	EXPECT_EQ(-1, ksm_first_wrong(map, 2, SEED, 0));
 }
 
+/*
+ * The second page waits for an equal one, and is held before ksmd gets to see that:
+ * it comes to the first page, which is equal now, before it comes to the second.
+ * Returns whether the hold came before they merged.
+ */
+static bool hold_who_waits(struct __test_metadata *_metadata, char *map, unsigned int seed,
+			   unsigned int alone, unsigned int together,
+			   int (*hold)(char *map, size_t pages))
+{
+	unsigned long frame;
+	int fd;
+
+	/* Checksums that were seen once are looked for. */
+	ksm_fill(page(map, 2), 1, seed, 0);
+	EXPECT_TRUE(ksm_pass_by(3));
+	ksm_fill(page(map, 2), 1, seed + OTHER, 0);
+	ksm_fill(page(map, 1), 1, seed, 0);
+	EXPECT_TRUE(ksm_pass_by(alone));
+	ksm_fill(map, 1, seed, 0);
+	EXPECT_TRUE(ksm_pass_by(together));
+	if (merged(map, 2))
+		return false;
+	fd = hold(page(map, 1), 1);
+	frame = pfn(map, 1);
+	EXPECT_GE(fd, 0);
+	EXPECT_TRUE(ksm_pass_by(4));
+	EXPECT_EQ(0, merged(page(map, 1), 1));
+	EXPECT_EQ(frame, pfn(map, 1));
+	EXPECT_EQ(0, close(fd));
+	return true;
+}
+
+TEST_F(held, who_waits_for_a_partner_is_left_alone)
+{
+	unsigned int seed = SEED, held = 0;
+
+	for (unsigned int alone = 0; alone < 5; alone++)
+		for (unsigned int together = 0; together < 3; together++)
+			held += hold_who_waits(_metadata, self->map, seed++, alone, together,
+					       variant->hold);
+	EXPECT_GT(held, 5);
+}
+
 /* Known as unique for long, then held, and only then it finds its equals. */
 TEST_F(held, candidate_does_not_keep_late_twins_apart)
 {

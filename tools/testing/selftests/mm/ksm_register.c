@@ -445,6 +445,23 @@ TEST_F(registration, works_for_unprivileged_processes)
 	EXPECT_EQ(0, ksm_set_merge_any(0));
 }
 
+TEST_F(registration, ends_with_the_process_though_ksmd_is_off)
+{
+	struct ksm_worker *worker = self->ksm.workers;
+
+	ASSERT_TRUE(ksm_fork_worker(&self->ksm, 0, NULL, PAGES));
+	ASSERT_EQ(0, ksm_ask(worker, ksm_job_fill, 1, 0, 0));
+	ASSERT_EQ(0, ksm_ask(worker, ksm_job_advise, MADV_MERGEABLE, 0, 0));
+	ASSERT_TRUE(ksm_merge_all());
+	ASSERT_EQ(0, ksm_set("run", "0"));
+	EXPECT_EQ(PAGES - 1, ksm_get("pages_sharing"));
+	ASSERT_TRUE(ksm_end_worker(worker));
+	/* Who looks at /proc/PID may hold its memory for a moment longer. */
+	EXPECT_TRUE(ksm_wait_until(ksm_get("pages_shared") == 0));
+	EXPECT_EQ(0, ksm_get("pages_sharing"));
+	EXPECT_TRUE(ksm_check());
+}
+
 TEST_F(registration, of_many_small_vmas_finds_each)
 {
 	const size_t count = 200;

@@ -235,6 +235,11 @@ TEST_F(family, swapped_page_can_be_written_by_each)
 	}
 }
 
+static long job_unmap(struct ksm_worker *worker, long unused, long unused2, long unused3)
+{
+	return munmap(worker->map, worker->pages * psize()) ? -errno : 0;
+}
+
 TEST_F(family, swapped_page_outlives_its_parent)
 {
 	struct ksm_worker *worker = self->ksm.workers;
@@ -248,6 +253,42 @@ TEST_F(family, swapped_page_outlives_its_parent)
 	ASSERT_TRUE(ksm_end_worker(&worker[CHILD]));
 	EXPECT_EQ(-1, wrong(&worker[STRANGER]));
 	EXPECT_EQ(-1, wrong(&worker[GRANDCHILD]));
+}
+
+/* Whom KSM knows of by its parent only is still found when the parent is gone. */
+static void lose_parent(struct __test_metadata *_metadata, struct ksm_test *test, bool has_group)
+{
+	struct ksm_worker *worker = test->workers;
+	const char *why = no_swapping(has_group);
+
+	EXPECT_TRUE(ksm_check());
+	EXPECT_EQ(PAGES, ksm_count_merged(worker[CHILD].pid, worker[CHILD].map, PAGES));
+	if (!why)
+		EXPECT_TRUE(ksm_wait_until((write_text(GROUP "/memory.reclaim", "16M"),
+					    !present(&worker[STRANGER]) &&
+					    !present(&worker[CHILD]) &&
+					    !present(&worker[GRANDCHILD]))));
+	EXPECT_EQ(-1, wrong(&worker[STRANGER]));
+	EXPECT_EQ(-1, wrong(&worker[CHILD]));
+	EXPECT_EQ(-1, wrong(&worker[GRANDCHILD]));
+}
+
+TEST_F(family, children_are_found_when_their_parent_exits)
+{
+	ASSERT_TRUE(ksm_end_worker(&self->ksm.workers[PARENT]));
+	lose_parent(_metadata, &self->ksm, self->has_group);
+}
+
+TEST_F(family, children_are_found_when_their_parent_unmaps)
+{
+	ASSERT_EQ(0, ksm_ask(&self->ksm.workers[PARENT], job_unmap, 0, 0, 0));
+	lose_parent(_metadata, &self->ksm, self->has_group);
+}
+
+TEST_F(family, children_are_found_when_their_parent_unmerges)
+{
+	ASSERT_EQ(0, ksm_ask(&self->ksm.workers[PARENT], ksm_job_advise, MADV_UNMERGEABLE, 0, 0));
+	lose_parent(_metadata, &self->ksm, self->has_group);
 }
 
 TEST_F(family, unmerging_is_complete_for_swapped_pages)

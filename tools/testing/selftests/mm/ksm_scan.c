@@ -313,6 +313,19 @@ TEST_F(scanning, registrations_do_not_cut_a_long_sleep_short)
 	EXPECT_EQ(-1, ksm_first_wrong(map, PAGES, SEED, 1));
 }
 
+TEST_F(scanning, registering_wakes_a_ksmd_that_has_nothing_to_do)
+{
+	long scans = ksm_get("full_scans");
+	char *map;
+
+	ASSERT_EQ(0, ksm_set("run", "1"));
+	ASSERT_TRUE(ksm_stays(ksm_get("full_scans") == scans));
+	map = map_filled(PAGES, SEED, 0);
+	ASSERT_NE(NULL, map);
+	EXPECT_TRUE(ksm_wait_until(merged(map, PAGES) == PAGES));
+	EXPECT_EQ(-1, ksm_first_wrong(map, PAGES, SEED, 0));
+}
+
 TEST_F(scanning, passes_end_however_many_processes_register)
 {
 	long scans = ksm_get("full_scans");
