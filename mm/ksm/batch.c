@@ -459,12 +459,15 @@ static void put_partners(struct ksm_batch *batch)
 		ksm_mm_put(batch->pairs[i].partner.kmm);
 }
 
-/* An mm that has nothing to merge any more is taken off until it has. */
+/*
+ * An mm that has nothing to merge any more is taken off until it has. To look for it
+ * takes long where there are many VMAs, so only if the pass has met none.
+ */
 static void retire_if_idle(struct ksm_mm *kmm)
 {
 	struct mm_struct *mm = kmm->slot.mm;
 
-	if (mm_flags_test(MMF_VM_MERGE_ANY, mm) || ksm_process_mergeable(mm))
+	if (kmm->met || mm_flags_test(MMF_VM_MERGE_ANY, mm) || ksm_process_mergeable(mm))
 		return;
 	if (!ksm_track_records(&kmm->track))
 		ksm_mm_retire(kmm);
@@ -496,7 +499,7 @@ unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_
 	batch->noted = ksm_any_frame_noted();
 	batch->skipped = 0;
 	batch->handed_over = 0;
-	batch->tables = 0;
+	batch->parts = 0;
 	batch->forgotten = 0;
 	batch->next = kmm->next;
 	batch->full = false;
@@ -506,6 +509,8 @@ unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_
 	*done = true;
 	if (!lock_mm(kmm))
 		return 0;
+	if (!kmm->next)
+		kmm->met = false;
 	ksm_collect(batch);
 	hash_items(batch);
 	file_items(batch);

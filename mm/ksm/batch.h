@@ -73,7 +73,7 @@ struct ksm_pair {
  * @considered: present pages seen
  * @skipped: of these, passed over as unchanged
  * @handed_over: dirty bits handed over to folios
- * @tables: page tables walked
+ * @parts: page tables, holes and VMAs gone over
  * @forgotten: records forgotten where nothing is mapped
  * @next: where the walk goes on
  * @full: the walk stopped before the end of the mm
@@ -101,7 +101,7 @@ struct ksm_batch {
 	unsigned int considered;
 	unsigned int skipped;
 	unsigned int handed_over;
-	unsigned int tables;
+	unsigned int parts;
 	unsigned int forgotten;
 	unsigned long next;
 	bool full;

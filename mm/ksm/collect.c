@@ -24,6 +24,12 @@ static bool batch_is_full(const struct ksm_batch *batch)
 	       mmap_lock_is_contended(batch->kmm->slot.mm);
 }
 
+/* However little there is in them, many parts of an address space take long. */
+static bool was_last_part(struct ksm_batch *batch)
+{
+	return ++batch->parts >= KSM_BATCH_PARTS;
+}
+
 static struct ksm_item *add_item(struct ksm_batch *batch, unsigned long addr, struct page *page,
 				 enum ksm_sight sight)
 {
@@ -448,13 +454,13 @@ static int walk_pmd(pmd_t *pmd, unsigned long addr, unsigned long end, struct mm
 		batch->next = walk_ptes(batch, walk->vma, ptep, addr, end);
 		pte_unmap_unlock(ptep, ptl);
 	}
-	return batch_is_full(batch) || ++batch->tables >= KSM_BATCH_TABLES;
+	return batch_is_full(batch) || was_last_part(batch);
 }
 
 /* No page table. */
 static int walk_hole(unsigned long addr, unsigned long end, int depth, struct mm_walk *walk)
 {
-	return !forget_gap(walk->private, end - 1);
+	return !forget_gap(walk->private, end - 1) || was_last_part(walk->private);
 }
 
 static const struct mm_walk_ops collect_ops = {
@@ -462,6 +468,18 @@ static const struct mm_walk_ops collect_ops = {
 	.pte_hole = walk_hole,
 	.walk_lock = PGWALK_RDLOCK,
 };
+
+/* Nothing is merged in there. Returns whether the batch may go on behind it. */
+static bool pass_over_vma(struct ksm_batch *batch, const struct vm_area_struct *vma)
+{
+	/* It will, when its first page is there. */
+	if (vma->vm_flags & VM_MERGEABLE)
+		batch->kmm->met = true;
+	if (!was_last_part(batch))
+		return true;
+	forget_gap(batch, vma->vm_end - 1);
+	return false;
+}
 
 /**
  * ksm_collect - walk the page tables from batch->next on
@@ -478,12 +496,16 @@ void ksm_collect(struct ksm_batch *batch)
 	for_each_vma(vmi, vma) {
 		unsigned long start = max(vma->vm_start, batch->next);
 
-		if (!ksm_vma_mergeable(vma))
+		if (!ksm_vma_mergeable(vma)) {
+			batch->full = !pass_over_vma(batch, vma);
+			if (batch->full)
+				return;
 			continue;
-		if (batch->next < start && !forget_gap(batch, start - 1)) {
-			batch->full = true;
-			return;
 		}
+		kmm->met = true;
+		batch->full = batch->next < start && !forget_gap(batch, start - 1);
+		if (batch->full)
+			return;
 		batch->dirty_bit = ksm_dirty_bit_tells(vma);
 		batch->secondary = batch->dirty_bit && mm_has_notifiers(vma->vm_mm);
 		batch->full = walk_page_range_vma(vma, start, vma->vm_end, &collect_ops, batch);

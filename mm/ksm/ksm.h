@@ -317,6 +317,7 @@ unsigned long ksm_track_records(const struct ksm_track *track);
  * @gone: the exit hook has run or the mm was taken off; hands off its page tables
  * @track: the page records
  * @next: address where the scanner goes on in this pass; scanner only
+ * @met: a VMA that takes part was met in this pass; scanner only
  */
 struct ksm_mm {
 	struct mm_slot slot;
@@ -325,6 +326,7 @@ struct ksm_mm {
 	bool gone;
 	struct ksm_track track;
 	unsigned long next;
+	bool met;
 };
 
 int ksm_registry_init(void);
@@ -505,8 +507,11 @@ void ksm_forget_range(struct ksm_mm *kmm, unsigned long start, unsigned long las
 #define KSM_COST_MM		16
 /* In passes before this number all pages are hashed again. */
 extern unsigned int ksm_refresh_until;
-/* Page tables walked under one hold of the locks, pages in them or not. */
-#define KSM_BATCH_TABLES	512
+/*
+ * What is gone over under one hold of the locks, pages in it or not: page tables, holes
+ * where there could be one, VMAs that do not take part.
+ */
+#define KSM_BATCH_PARTS		512
 /* Records forgotten under one hold of the locks where nothing is mapped. */
 #define KSM_BATCH_FORGET	4096
 /* Pages hashed when somebody waits to change the mm's layout. */
