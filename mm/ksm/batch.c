@@ -529,5 +529,5 @@ unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_
 	atomic_long_add(batch->considered, &ksm_stat.scanned);
 	atomic_long_add(batch->skipped, &ksm_stat.skipped);
 	ksm_work_add(KSM_WORK_HANDED_OVER, batch->handed_over);
-	return batch->work;
+	return max(batch->work, batch->parts * KSM_COST_PART);
 }

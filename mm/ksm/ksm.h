@@ -503,8 +503,9 @@ void ksm_forget_range(struct ksm_mm *kmm, unsigned long start, unsigned long las
 #define KSM_COST_ASKED		16
 #define KSM_COST_CHANGED	8
 #define KSM_COST_UNCHANGED	1
-/* An mm without pages is work, too. */
+/* An mm without pages is work, too; so is what is gone over to find none. */
 #define KSM_COST_MM		16
+#define KSM_COST_PART		8
 /* In passes before this number all pages are hashed again. */
 extern unsigned int ksm_refresh_until;
 /*
