@@ -503,7 +503,9 @@ static void check_waits(struct __test_metadata *_metadata, const char *what,
 	TH_LOG("ksmd went on by %ld pages at most in 3 of 4, %ld in all", most_on.pages,
 	       longest_on.pages);
 	EXPECT_EQ(0, longest_off.pages);
-	EXPECT_LE(most_on.pages, FEW_PAGES);
+	/* With a CPU of its own ksmd goes on beside whoever unmaps, and holds nobody up. */
+	if (sysconf(_SC_NPROCESSORS_ONLN) == 1)
+		EXPECT_LE(most_on.pages, FEW_PAGES);
 	/* That would be noticed. */
 	EXPECT_LE(most_on.microsecs, most_off.microsecs + MOST_NOTICED);
 }

@@ -295,7 +295,7 @@ FIXTURE_TEARDOWN_PARENT(writer)
  */
 TEST_F_TIMEOUT(writer, in_time_costs_a_bounded_amount_of_work, TIMEOUT)
 {
-	const long total = 3 * PAGES, passes = 64;
+	const long total = 3 * PAGES, passes = 16;
 	long hashed = ksm_number_in(COUNTS, "pages_hashed"), scans;
 	long compared = ksm_number_in(COUNTS, "pages_compared");
 	struct ksm_worker *writer = &self->ksm.workers[0];
