@@ -93,6 +93,7 @@ void ksm_frames_begin_pass(void)
  * ksm_any_frame_noted - whether there is any of this pass or the last
  *
  * Context: any.
+ * Return: true if there is.
  */
 bool ksm_any_frame_noted(void)
 {
@@ -104,6 +105,7 @@ bool ksm_any_frame_noted(void)
  * @pfn: that is mapped by a clean entry
  *
  * Context: page table lock held.
+ * Return: true also for a page whose PFN has the low bits of a new one's.
  */
 bool ksm_frame_noted(unsigned long pfn)
 {
@@ -124,6 +126,7 @@ bool ksm_frame_noted(unsigned long pfn)
  * gone, and its accessed bits with it, the answer is no until there is one again.
  *
  * Context: mmap_lock held, and the answer is for as long as it is.
+ * Return: true if they do.
  */
 bool ksm_dirty_bit_tells(const struct vm_area_struct *vma)
 {
@@ -144,6 +147,7 @@ bool ksm_dirty_bit_tells(const struct vm_area_struct *vma)
  * more than one of @vma's does: a page of a huge page cannot be asked about alone.
  *
  * Context: page table lock held, ksm_dirty_bit_tells().
+ * Return: true if they touched any of them.
  */
 bool ksm_secondary_touched(struct vm_area_struct *vma, unsigned long start, unsigned long end)
 {

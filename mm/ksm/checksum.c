@@ -45,6 +45,7 @@ static u64 weaken(u64 sum)
  * The bytes may change meanwhile; the result is then of no particular state.
  *
  * Context: any.
+ * Return: the checksum.
  */
 u64 ksm_checksum(const void *data, u64 secret, const void *next)
 {
@@ -66,6 +67,7 @@ u64 ksm_checksum(const void *data, u64 secret, const void *next)
  * @next: likewise, the page that will be checksummed next, or NULL
  *
  * Context: any.
+ * Return: the checksum.
  */
 u64 ksm_page_checksum(struct page *page, struct page *next)
 {
@@ -87,6 +89,7 @@ u64 ksm_page_checksum(struct page *page, struct page *next)
  * gives the checksum back.
  *
  * Context: any; merge_across_nodes must not change between the two.
+ * Return: the key.
  */
 u64 ksm_key(u64 sum, int nid)
 {
@@ -99,6 +102,7 @@ u64 ksm_key(u64 sum, int nid)
  * @next: likewise, the page that will be checksummed next, or NULL
  *
  * Context: any.
+ * Return: the key.
  */
 u64 ksm_page_key(struct page *page, struct page *next)
 {

@@ -61,6 +61,7 @@ void ksm_forest_plant(struct ksm_forest *forest, struct ksm_root *roots, unsigne
  * @key: of which node
  *
  * Context: any; takes no lock.
+ * Return: its root, whether or not there is a node with @key.
  */
 struct ksm_root *ksm_forest_root(const struct ksm_forest *forest, u64 key)
 {

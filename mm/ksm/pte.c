@@ -20,6 +20,7 @@
  * @b: the other, likewise
  *
  * Context: any; if either may change meanwhile the result is a hint.
+ * Return: true if all are equal.
  */
 bool ksm_pages_equal(struct page *a, struct page *b)
 {

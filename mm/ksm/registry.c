@@ -46,6 +46,7 @@ int __init ksm_registry_init(void)
  * ksm_registry_empty - whether nobody takes part
  *
  * Context: any; the answer may be old at once.
+ * Return: true if no mm is registered.
  */
 bool ksm_registry_empty(void)
 {
@@ -323,6 +324,7 @@ static bool vma_compatible(const struct vm_area_struct *vma)
  * @vma: which
  *
  * Context: mmap_lock held.
+ * Return: true if it takes part and has had anonymous pages.
  */
 bool ksm_vma_mergeable(const struct vm_area_struct *vma)
 {
@@ -509,6 +511,7 @@ int ksm_disable(struct mm_struct *mm)
  * @mm: which
  *
  * Context: mmap_lock held.
+ * Return: true if one does.
  */
 bool ksm_process_mergeable(struct mm_struct *mm)
 {

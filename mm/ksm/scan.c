@@ -57,6 +57,8 @@ void ksm_scan_kick(void)
 
 /**
  * ksm_scan_sleep_millisecs - how long ksmd sleeps between its turns
+ *
+ * Return: milliseconds.
  */
 unsigned int ksm_scan_sleep_millisecs(void)
 {

@@ -62,6 +62,7 @@ static unsigned long sightings_bytes(unsigned long pages)
  * ksm_sight_bytes - what filters take
  *
  * Context: ksm_control held.
+ * Return: bytes.
  */
 long ksm_sight_bytes(void)
 {
@@ -189,6 +190,7 @@ void ksm_sight_reset(void)
  * ksm_sight_in_use - whether there is anything to reset
  *
  * Context: any; the answer may be old at once.
+ * Return: true if there is a filter.
  */
 bool ksm_sight_in_use(void)
 {
@@ -250,6 +252,7 @@ void ksm_sight_want(u64 key)
  * ksm_sight_wanting - whether any key is wanted
  *
  * Context: ksm_control held.
+ * Return: true if one became wanted in this pass or the last.
  */
 bool ksm_sight_wanting(void)
 {
@@ -260,6 +263,7 @@ bool ksm_sight_wanting(void)
  * ksm_sight_wanted_lately - whether a key has become wanted in this pass
  *
  * Context: ksm_control held.
+ * Return: true if one has.
  */
 bool ksm_sight_wanted_lately(void)
 {
@@ -270,6 +274,7 @@ bool ksm_sight_wanted_lately(void)
  * ksm_sight_renewing - whether a filter is being filled by ksm_sight_renew()
  *
  * Context: ksm_control held.
+ * Return: true if one is.
  */
 bool ksm_sight_renewing(void)
 {
@@ -281,6 +286,7 @@ bool ksm_sight_renewing(void)
  * @key: the page's
  *
  * Context: ksm_control held; does not sleep.
+ * Return: true if its key is wanted, and for some other keys.
  */
 bool ksm_sight_wanted(u64 key)
 {

@@ -405,6 +405,7 @@ struct ksm_stable *ksm_site_next_with_heirs(void)
  * ksm_site_nr_heirs - how many nodes have heirs
  *
  * Context: any; the answer may be old at once.
+ * Return: their number.
  */
 unsigned int ksm_site_nr_heirs(void)
 {
@@ -418,6 +419,7 @@ unsigned int ksm_site_nr_heirs(void)
  * @addr: where in it the folio is or will be mapped
  *
  * Context: the fault locks of @vma held, so that its anon_vma_chain is still.
+ * Return: true if they do.
  */
 bool ksm_site_reaches(const struct ksm_site *site, const struct vm_area_struct *vma,
 		      unsigned long addr)

@@ -44,6 +44,8 @@ int __init ksm_stable_init(void)
 #ifdef CONFIG_KSM_DEBUG
 /**
  * ksm_stable_forest - the forest of stable nodes
+ *
+ * Return: the forest.
  */
 const struct ksm_forest *ksm_stable_forest(void)
 {
@@ -59,6 +61,8 @@ static struct ksm_stable *to_stable(struct ksm_node *node)
 /**
  * ksm_stable_root - the tree a stable node belongs to
  * @stable: the node, whose key does not change: its folio is locked, or gone
+ *
+ * Return: the root.
  */
 struct ksm_root *ksm_stable_root(const struct ksm_stable *stable)
 {
@@ -122,6 +126,8 @@ struct ksm_stable *ksm_folio_stable(const struct folio *folio)
  * ksm_stable_owns - whether a folio is a node's
  * @stable: the node
  * @folio: the folio; without a reference on it the answer is a hint
+ *
+ * Return: true if it is.
  */
 bool ksm_stable_owns(const struct ksm_stable *stable, const struct folio *folio)
 {
@@ -341,6 +347,7 @@ void ksm_stable_plant(struct ksm_stable *stable, struct folio *folio, u64 key)
  * Heirs count: reverse-mapping walks visit them, too.
  *
  * Context: the node's folio locked, or its root.
+ * Return: true if it has max_page_sharing of them.
  */
 bool ksm_stable_full(const struct ksm_stable *stable)
 {

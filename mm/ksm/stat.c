@@ -45,6 +45,8 @@ void ksm_cache_free(struct kmem_cache *cache, void *object)
 
 /**
  * ksm_stat_records - page records in use
+ *
+ * Return: their number.
  */
 long ksm_stat_records(void)
 {
@@ -60,6 +62,8 @@ long ksm_stat_records(void)
  * ksm_stat_sharing - pages saved: sites beyond the first of each merged folio
  *
  * A merge under way has its site already, and loses it if the pages differ.
+ *
+ * Return: their number.
  */
 long ksm_stat_sharing(void)
 {
@@ -71,6 +75,8 @@ long ksm_stat_sharing(void)
 
 /**
  * ksm_stat_unshared - pages that stayed the same and have no equal one so far
+ *
+ * Return: their number.
  */
 long ksm_stat_unshared(void)
 {
@@ -80,6 +86,8 @@ long ksm_stat_unshared(void)
 
 /**
  * ksm_stat_volatile - pages that are new or change too fast to be candidates
+ *
+ * Return: their number.
  */
 long ksm_stat_volatile(void)
 {
@@ -89,6 +97,8 @@ long ksm_stat_volatile(void)
 
 /**
  * ksm_stat_profit - bytes saved less bytes of metadata; may be negative
+ *
+ * Return: bytes.
  */
 long ksm_stat_profit(void)
 {
@@ -103,6 +113,7 @@ long ksm_stat_profit(void)
  * All its merged pages count as saved, the one copy that somebody keeps too.
  *
  * Context: any; takes no lock of the mm, so the parts may be of different age.
+ * Return: bytes; negative where metadata outweighs them.
  */
 long ksm_process_profit(struct mm_struct *mm)
 {

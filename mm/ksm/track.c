@@ -23,6 +23,8 @@ static struct kmem_cache *block_caches[ARRAY_SIZE(block_rooms)] __ro_after_init;
 /**
  * ksm_block_bytes - what a block takes
  * @room: for so many records
+ *
+ * Return: bytes.
  */
 unsigned int ksm_block_bytes(unsigned int room)
 {
@@ -337,6 +339,7 @@ void ksm_track_trim(struct ksm_track *track, unsigned long addr, unsigned long l
  * @track: where
  *
  * Context: exact with the owner's lock held.
+ * Return: their number.
  */
 unsigned long ksm_track_records(const struct ksm_track *track)
 {

@@ -23,6 +23,8 @@ static unsigned int pages_before_refresh(const struct ksm_batch *batch, unsigned
  * ksm_refresh_due - whether it is a page's turn to be hashed, whatever is known of it
  * @batch: where the walk is
  * @addr: of the page
+ *
+ * Return: true if it is.
  */
 bool ksm_refresh_due(const struct ksm_batch *batch, unsigned long addr)
 {
@@ -118,6 +120,8 @@ void ksm_ask_block(struct ksm_batch *batch, struct vm_area_struct *vma, unsigned
  *
  * Of one that is new, or was touched together with others, nobody knows: it is not
  * asked about, and if the bit is set the next visit will find it.
+ *
+ * Return: true if one may have.
  */
 bool ksm_is_touched(struct ksm_batch *batch, struct vm_area_struct *vma, unsigned long addr,
 		       unsigned long pfn)

@@ -33,6 +33,8 @@ int __init ksm_unstable_init(void)
 #ifdef CONFIG_KSM_DEBUG
 /**
  * ksm_unstable_forest - the forest of candidates
+ *
+ * Return: the forest.
  */
 const struct ksm_forest *ksm_unstable_forest(void)
 {

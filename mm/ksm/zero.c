@@ -30,6 +30,8 @@ void __init ksm_zero_init(void)
  * ksm_key_is_zero - whether a page may be empty
  * @key: the page's
  * @nid: its NUMA node
+ *
+ * Return: true if @key is that of zeroes; the bytes must still be compared.
  */
 bool ksm_key_is_zero(u64 key, int nid)
 {
