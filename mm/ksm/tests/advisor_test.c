@@ -432,6 +432,3 @@ static struct kunit_suite advisor_suite = {
 };
 
 kunit_test_suite(advisor_suite);
-
-MODULE_DESCRIPTION("KUnit tests of the scan-time advisor of KSM");
-MODULE_LICENSE("GPL");

@@ -263,6 +263,3 @@ static struct kunit_suite checksum_suite = {
 };
 
 kunit_test_suite(checksum_suite);
-
-MODULE_DESCRIPTION("KUnit tests of the checksum of KSM");
-MODULE_LICENSE("GPL");

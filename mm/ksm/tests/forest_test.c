@@ -494,6 +494,3 @@ static struct kunit_suite forest_suite = {
 };
 
 kunit_test_suite(forest_suite);
-
-MODULE_DESCRIPTION("KUnit tests of the forest of KSM");
-MODULE_LICENSE("GPL");

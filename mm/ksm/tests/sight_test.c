@@ -210,7 +210,5 @@ static struct kunit_suite sight_suite = {
 	.name = "ksm_sight",
 	.test_cases = sight_cases,
 };
-kunit_test_suite(sight_suite);
 
-MODULE_DESCRIPTION("KUnit tests of KSM's sightings");
-MODULE_LICENSE("GPL");
+kunit_test_suite(sight_suite);

@@ -358,6 +358,3 @@ static struct kunit_suite track_model_suite = {
 };
 
 kunit_test_suite(track_model_suite);
-
-MODULE_DESCRIPTION("KUnit test of the page records of KSM against a model");
-MODULE_LICENSE("GPL");

@@ -549,6 +549,3 @@ static struct kunit_suite track_suite = {
 };
 
 kunit_test_suite(track_suite);
-
-MODULE_DESCRIPTION("KUnit tests of the page records of KSM");
-MODULE_LICENSE("GPL");
