@@ -515,9 +515,9 @@ static void caller_decides_how_to_allocate(struct kunit *test)
 	struct ksm_record rec;
 
 	KUNIT_EXPECT_EQ(test, ksm_get_without_memory(test, 0, false, &rec), -ENOMEM);
-	KUNIT_EXPECT_EQ(test, tt->gfp & ~__GFP_ZERO, KSM_GFP);
+	KUNIT_EXPECT_TRUE(test, (tt->gfp & ~__GFP_ZERO) == KSM_GFP);
 	KUNIT_EXPECT_EQ(test, ksm_get_without_memory(test, 0, true, &rec), -ENOMEM);
-	KUNIT_EXPECT_EQ(test, tt->gfp & ~__GFP_ZERO, KSM_GFP);
+	KUNIT_EXPECT_TRUE(test, (tt->gfp & ~__GFP_ZERO) == KSM_GFP);
 }
 
 static struct kunit_case track_cases[] = {
