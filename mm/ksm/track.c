@@ -136,6 +136,16 @@ int ksm_track_store(struct ksm_track *track, unsigned long addr, struct ksm_bloc
 	return xa_err(xa_store(&track->blocks, block_index(addr), block, gfp));
 }
 
+/* The smallest size with room for @records; the last one has room for all. */
+static unsigned int size_for(unsigned int records)
+{
+	unsigned int size = 0;
+
+	while (size < ARRAY_SIZE(block_rooms) - 1 && block_rooms[size] < records)
+		size++;
+	return size;
+}
+
 static struct ksm_block *alloc_block(struct ksm_track *track, unsigned int size, gfp_t gfp)
 {
 	struct ksm_block *block = ksm_cache_alloc(block_caches[size], gfp | __GFP_ZERO);
@@ -152,10 +162,8 @@ static struct ksm_block *alloc_block(struct ksm_track *track, unsigned int size,
 
 static void free_block(struct ksm_track *track, struct ksm_block *block)
 {
-	unsigned int size = 0;
+	unsigned int size = size_for(block->room);
 
-	while (block_rooms[size] != block->room)
-		size++;
 	track->nr_blocks--;
 	track->bytes -= ksm_block_bytes(block->room);
 	ksm_cache_free(block_caches[size], block);
@@ -180,13 +188,11 @@ static unsigned int add_record(struct ksm_block *block, unsigned int nth)
 static struct ksm_block *remake_block(struct ksm_track *track, unsigned long addr,
 				      struct ksm_block *old, gfp_t gfp)
 {
-	unsigned int to, from = 0, size = 0;
 	struct ksm_block *block;
+	unsigned int to, from = 0;
 	u64 left;
 
-	while (old && block_rooms[size] <= old->used)
-		size++;
-	block = alloc_block(track, size, gfp);
+	block = alloc_block(track, old ? size_for(old->used + 1) : 0, gfp);
 	if (!block)
 		return NULL;
 	if (ksm_track_store(track, addr, block, gfp)) {
