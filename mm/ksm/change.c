@@ -97,7 +97,7 @@ void ksm_frames_begin_pass(void)
  */
 bool ksm_any_frame_noted(void)
 {
-	return READ_ONCE(noted.any[0]) | READ_ONCE(noted.any[1]);
+	return READ_ONCE(noted.any[0]) || READ_ONCE(noted.any[1]);
 }
 
 /**

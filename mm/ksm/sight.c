@@ -107,8 +107,10 @@ static bool sightings_add(struct ksm_sightings *s, u64 key)
 	unsigned long *line = sight_line(s, key);
 	unsigned int bit1 = (key >> 32) % SIGHT_LINE_BITS;
 	unsigned int bit2 = (key >> 48) % SIGHT_LINE_BITS;
+	bool had1 = __test_and_set_bit(bit1, line);
+	bool had2 = __test_and_set_bit(bit2, line);
 
-	return __test_and_set_bit(bit1, line) & __test_and_set_bit(bit2, line);
+	return had1 && had2;
 }
 
 static bool sightings_have(const struct ksm_sightings *s, u64 key)
