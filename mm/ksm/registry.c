@@ -184,10 +184,11 @@ struct ksm_mm *ksm_mm_find(struct mm_struct *mm)
 bool ksm_mm_lock(struct ksm_mm *kmm)
 {
 	mutex_lock(&kmm->lock);
-	if (!kmm->gone)
-		return true;
-	mutex_unlock(&kmm->lock);
-	return false;
+	if (kmm->gone) {
+		mutex_unlock(&kmm->lock);
+		return false;
+	}
+	return true;
 }
 
 /**
