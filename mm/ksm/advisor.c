@@ -100,7 +100,7 @@ static u64 scale(unsigned int pages, u64 num, u64 den)
  */
 unsigned int ksm_advise(unsigned int pages, u64 wall_ns, u64 cpu_ns)
 {
-	u64 target_secs = min((u64)READ_ONCE(ksm_advisor_target_secs), KSM_ADVISOR_MAX_SECS);
+	u64 target_secs = min(READ_ONCE(ksm_advisor_target_secs), KSM_ADVISOR_MAX_SECS);
 	u64 target_ns = target_secs * NSEC_PER_SEC;
 	u64 max_ns = KSM_ADVISOR_MAX_SECS * NSEC_PER_SEC;
 	u64 slept_ns = min(wall_ns > cpu_ns ? wall_ns - cpu_ns : 0, max_ns);

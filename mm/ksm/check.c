@@ -90,7 +90,8 @@ static unsigned int check_chain(struct ksm_check *check, struct ksm_node *first)
 		struct ksm_stable *stable = container_of(node, struct ksm_stable, node);
 
 		if (full && !stable->full)
-			ksm_disagree(check, "key %llx: a node with room behind full ones", node->key);
+			ksm_disagree(check, "key %llx: a node with room behind full ones",
+				     node->key);
 		full = stable->full;
 		if (!stable->nr_sites && !stable->nr_heirs && list_empty(&stable->heirs))
 			ksm_disagree(check, "key %llx: a node without sites", node->key);

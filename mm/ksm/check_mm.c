@@ -276,10 +276,10 @@ static unsigned long find_places(struct ksm_check *check, pmd_t *pmd, unsigned l
 	pte_t *start, *ptep;
 	spinlock_t *ptl;
 
-	start = ptep = pte_offset_map_lock(vma->vm_mm, pmd, addr, &ptl);
+	start = pte_offset_map_lock(vma->vm_mm, pmd, addr, &ptl);
 	if (!start)
 		return end;
-	for (; addr < end && *nr < PLACES; addr += PAGE_SIZE, ptep++) {
+	for (ptep = start; addr < end && *nr < PLACES; addr += PAGE_SIZE, ptep++) {
 		pte_t pte = ptep_get(ptep);
 		struct page *page;
 

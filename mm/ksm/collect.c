@@ -489,9 +489,8 @@ static bool pass_over_vma(struct ksm_batch *batch, const struct vm_area_struct *
  */
 void ksm_collect(struct ksm_batch *batch)
 {
-	struct ksm_mm *kmm = batch->kmm;
+	VMA_ITERATOR(vmi, batch->kmm->slot.mm, batch->next);
 	struct vm_area_struct *vma;
-	VMA_ITERATOR(vmi, kmm->slot.mm, batch->next);
 
 	for_each_vma(vmi, vma) {
 		unsigned long start = max(vma->vm_start, batch->next);
@@ -502,7 +501,7 @@ void ksm_collect(struct ksm_batch *batch)
 				return;
 			continue;
 		}
-		kmm->met = true;
+		batch->kmm->met = true;
 		batch->full = batch->next < start && !forget_gap(batch, start - 1);
 		if (batch->full)
 			return;

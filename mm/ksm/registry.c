@@ -27,6 +27,7 @@ static struct {
 	.lock = __SPIN_LOCK_UNLOCKED(registry.lock),
 	.list = LIST_HEAD_INIT(registry.list),
 };
+
 static DEFINE_HASHTABLE(registry_hash, KSM_REGISTRY_HASH_BITS);	/* registry.lock */
 
 static struct kmem_cache *ksm_mm_cache __ro_after_init;
@@ -423,8 +424,8 @@ vma_flags_t ksm_vma_flags(struct mm_struct *mm, const struct file *file, vma_fla
 
 static void mark_all_vmas(struct mm_struct *mm)
 {
-	struct vm_area_struct *vma;
 	VMA_ITERATOR(vmi, mm, 0);
+	struct vm_area_struct *vma;
 
 	for_each_vma(vmi, vma) {
 		if (!(vma->vm_flags & VM_MERGEABLE) && vma_compatible(vma))
@@ -434,8 +435,8 @@ static void mark_all_vmas(struct mm_struct *mm)
 
 static int unmark_all_vmas(struct mm_struct *mm)
 {
-	struct vm_area_struct *vma;
 	VMA_ITERATOR(vmi, mm, 0);
+	struct vm_area_struct *vma;
 
 	for_each_vma(vmi, vma) {
 		vm_flags_t flags = vma->vm_flags;
@@ -516,8 +517,8 @@ int ksm_disable(struct mm_struct *mm)
  */
 bool ksm_process_mergeable(struct mm_struct *mm)
 {
-	struct vm_area_struct *vma;
 	VMA_ITERATOR(vmi, mm, 0);
+	struct vm_area_struct *vma;
 
 	mmap_assert_locked(mm);
 	for_each_vma(vmi, vma) {

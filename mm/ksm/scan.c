@@ -13,6 +13,7 @@
 /* Nodes with heirs looked at between two passes. */
 #define KSM_PRUNE_NODES		1024
 
+/* Run state; ksmd holds it for one batch. The outermost lock, see ksm.h. */
 DEFINE_MUTEX(ksm_control);
 unsigned int ksm_run = KSM_RUN_STOP;
 unsigned int ksm_pages_to_scan = KSM_PAGES_TO_SCAN;

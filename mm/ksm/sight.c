@@ -148,8 +148,9 @@ static void take_over(void)
  */
 void ksm_sight_begin_pass(unsigned long records)
 {
-	unsigned long pages = rounddown_pow_of_two(clamp(records, SIGHT_MIN_PAGES, SIGHT_MAX_PAGES));
+	unsigned long pages = clamp(records, SIGHT_MIN_PAGES, SIGHT_MAX_PAGES);
 
+	pages = rounddown_pow_of_two(pages);
 	if (needs_rebuild(pages))
 		sightings_alloc(&sight.next, pages);
 	/* Nothing was noted, nobody has settled or waits: nothing to fill it with. */

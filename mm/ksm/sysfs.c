@@ -180,7 +180,7 @@ static ssize_t name##_store(struct kobject *kobj, struct kobj_attribute *attr,		
 #define KSM_NUMBER_KNOB(name, variable, least)						\
 static ssize_t name##_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)	\
 {											\
-	return sysfs_emit(buf, "%lu\n", (unsigned long)READ_ONCE(variable));		\
+	return sysfs_emit(buf, "%lu\n", (unsigned long)READ_ONCE(ksm_##variable));	\
 }											\
 static ssize_t name##_store(struct kobject *kobj, struct kobj_attribute *attr,		\
 			    const char *buf, size_t count)				\
@@ -188,9 +188,9 @@ static ssize_t name##_store(struct kobject *kobj, struct kobj_attribute *attr,		
 	unsigned long value;								\
 											\
 	if (kstrtoul(buf, 10, &value) || value < (least) ||				\
-	    value != (typeof(variable))value)						\
+	    value != (typeof(ksm_##variable))value)					\
 		return -EINVAL;								\
-	WRITE_ONCE(variable, value);							\
+	WRITE_ONCE(ksm_##variable, value);						\
 	return count;									\
 }
 
@@ -203,11 +203,11 @@ static ssize_t name##_show(struct kobject *kobj, struct kobj_attribute *attr, ch
 
 KSM_BOOL_KNOB(use_zero_pages)
 KSM_BOOL_KNOB(smart_scan)
-KSM_NUMBER_KNOB(stable_node_chains_prune_millisecs, ksm_chains_prune_millisecs, 0)
-KSM_NUMBER_KNOB(advisor_max_cpu, ksm_advisor_max_cpu, 0)
-KSM_NUMBER_KNOB(advisor_min_pages_to_scan, ksm_advisor_min_pages, 0)
-KSM_NUMBER_KNOB(advisor_max_pages_to_scan, ksm_advisor_max_pages, 0)
-KSM_NUMBER_KNOB(advisor_target_scan_time, ksm_advisor_target_secs, 1)
+KSM_NUMBER_KNOB(stable_node_chains_prune_millisecs, chains_prune_millisecs, 0)
+KSM_NUMBER_KNOB(advisor_max_cpu, advisor_max_cpu, 0)
+KSM_NUMBER_KNOB(advisor_min_pages_to_scan, advisor_min_pages, 0)
+KSM_NUMBER_KNOB(advisor_max_pages_to_scan, advisor_max_pages, 0)
+KSM_NUMBER_KNOB(advisor_target_scan_time, advisor_target_secs, 1)
 
 KSM_COUNTER(pages_shared, atomic_long_read(&ksm_stat.shared))
 KSM_COUNTER(pages_sharing, ksm_stat_sharing())

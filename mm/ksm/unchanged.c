@@ -90,7 +90,7 @@ void ksm_distrust(struct ksm_batch *batch, unsigned long addr, unsigned long end
  * block that was quiet for some passes. It counts merged pages, too.
  */
 void ksm_ask_block(struct ksm_batch *batch, struct vm_area_struct *vma, unsigned long addr,
-		      unsigned long end)
+		   unsigned long end)
 {
 	struct ksm_block *block = batch->block;
 
@@ -124,7 +124,7 @@ void ksm_ask_block(struct ksm_batch *batch, struct vm_area_struct *vma, unsigned
  * Return: true if one may have.
  */
 bool ksm_is_touched(struct ksm_batch *batch, struct vm_area_struct *vma, unsigned long addr,
-		       unsigned long pfn)
+		    unsigned long pfn)
 {
 	struct ksm_record rec;
 

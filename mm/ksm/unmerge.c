@@ -76,12 +76,12 @@ static int find_shared_pmd(pmd_t *pmd, unsigned long addr, unsigned long end,
 		spin_unlock(ptl);
 		return 0;
 	}
-	start = ptep = pte_offset_map_lock(walk->mm, pmd, addr, &ptl);
+	start = pte_offset_map_lock(walk->mm, pmd, addr, &ptl);
 	if (!start) {
 		walk->action = ACTION_AGAIN;
 		return 0;
 	}
-	for (; addr < end; addr += PAGE_SIZE, ptep++) {
+	for (ptep = start; addr < end; addr += PAGE_SIZE, ptep++) {
 		if (pte_is_shared(walk->vma, addr, ptep_get(ptep))) {
 			found->addr = addr;
 			found->hidden = pte_is_hidden(walk->vma, ptep_get(ptep));
@@ -122,12 +122,13 @@ static int unshare(struct vm_area_struct *vma, unsigned long *addr)
 
 	if (ret & VM_FAULT_OOM)
 		return -ENOMEM;
-	if (ret & (VM_FAULT_HWPOISON | VM_FAULT_HWPOISON_LARGE))
+	if (ret & (VM_FAULT_HWPOISON | VM_FAULT_HWPOISON_LARGE)) {
 		*addr += PAGE_SIZE;
-	else if (ret & VM_FAULT_ERROR)
+		return 0;
+	}
+	if (ret & VM_FAULT_ERROR)
 		return -EBUSY;
-	else
-		note_copy(vma, *addr);
+	note_copy(vma, *addr);
 	return 0;
 }
 

@@ -74,8 +74,8 @@ static void equal_pages_have_equal_checksums(struct kunit *test)
 		u8 *a = random_page(test, i), *b = alloc_bytes(test, PAGE_SIZE);
 
 		memcpy(b, a, PAGE_SIZE);
-		KUNIT_EXPECT_EQ_MSG(test, ksm_checksum(a, SECRET, NULL), ksm_checksum(b, SECRET, NULL),
-				    "seed %u", i);
+		KUNIT_EXPECT_EQ_MSG(test, ksm_checksum(a, SECRET, NULL),
+				    ksm_checksum(b, SECRET, NULL), "seed %u", i);
 	}
 }
 

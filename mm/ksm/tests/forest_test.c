@@ -3,8 +3,9 @@
  * KUnit tests of the forest.
  *
  * The model of a forest is a sorted table of distinct keys, each with the list
- * of its nodes in order of insertion, at the end or at the front. Walking the trees root by root must give
- * exactly the nodes of the model, table entry by table entry.
+ * of its nodes in order of insertion, at the end or at the front. Walking the
+ * trees root by root must give exactly the nodes of the model, table entry by
+ * table entry.
  */
 #include <kunit/test.h>
 #include <linux/list.h>
