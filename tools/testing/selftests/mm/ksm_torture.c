@@ -168,11 +168,11 @@ static void prepare(void)
 
 static void tell(uint64_t start)
 {
-	if (!options.quiet)
-		ksft_print_msg("%llu s: %lu operations, %lu pages checked, pages_sharing %ld, full_scans %ld\n",
-			       (unsigned long long)(ksm_now_millisecs() - start) / 1000,
-			       torture->ops, torture->checked, ksm_get("pages_sharing"),
-			       ksm_get("full_scans"));
+	if (options.quiet)
+		return;
+	ksft_print_msg("%llu s: %lu operations, %lu pages checked, pages_sharing %ld, passes %ld\n",
+		       (unsigned long long)(ksm_now_millisecs() - start) / 1000, torture->ops,
+		       torture->checked, ksm_get("pages_sharing"), ksm_get("full_scans"));
 }
 
 static void list_stack(const char *who, pid_t pid)
@@ -345,9 +345,9 @@ static void list_counts(void)
 	ksft_print_msg("at most %ld pages_sharing; cow_ksm %ld, ksm_swpin_copy %ld\n", most_sharing,
 		       ksm_vmstat("cow_ksm") - cow_before,
 		       ksm_vmstat("ksm_swpin_copy") - swpin_before);
-	ksft_print_msg("%lu operations of %lu processes, of which %lu were killed and %lu gave up; %lu pages checked\n",
-		       torture->ops, torture->lives, torture->killed, torture->given_up,
-		       torture->checked);
+	ksft_print_msg("%lu operations, %lu pages checked\n", torture->ops, torture->checked);
+	ksft_print_msg("%lu processes, of which %lu were killed and %lu gave up\n", torture->lives,
+		       torture->killed, torture->given_up);
 }
 
 /* Nothing else is touched, so that it can be looked at. */

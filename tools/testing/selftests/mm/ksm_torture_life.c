@@ -288,7 +288,7 @@ static void one_operation(void)
 static void start_again(void)
 {
 	char file[16], slot[16];
-	char *argv[] = { "ksm_torture", "child", file, slot, NULL };
+	char *const argv[] = { "ksm_torture", "child", file, slot, NULL };
 
 	self.proc->name = torture_mix(self.proc->name, FOR_EXEC);
 	snprintf(file, sizeof(file), "%d", torture_file);
