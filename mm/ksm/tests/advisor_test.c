@@ -188,7 +188,7 @@ static void one_odd_pass_moves_the_advice_halfway(struct kunit *test)
 	const u64 cpu_ns = NSEC_PER_SEC;
 
 	/* As it should be; three times too slow; stopped for an hour; no time at all. */
-	KUNIT_EXPECT_EQ(test, advise(&set, 1000, 10 * NSEC_PER_SEC, cpu_ns), 1000);
+	KUNIT_EXPECT_EQ(test, advise(&set, 1000, 10ULL * NSEC_PER_SEC, cpu_ns), 1000);
 	KUNIT_EXPECT_EQ(test, advise(&set, 1000, 28ULL * NSEC_PER_SEC, cpu_ns), 2000);
 	KUNIT_EXPECT_EQ(test, advise(&set, 1000, 3600ULL * NSEC_PER_SEC, cpu_ns), 15500);
 	KUNIT_EXPECT_EQ(test, advise(&set, 1000, cpu_ns / 100, cpu_ns / 1000), 500);
