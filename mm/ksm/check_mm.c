@@ -312,10 +312,13 @@ static bool is_reached(const struct ksm_stable *stable, const struct vm_area_str
 static bool is_mapped_at(struct folio *folio, struct vm_area_struct *vma, unsigned long addr)
 {
 	struct page *page = ksm_get_page(vma, addr);
+	bool same;
 
-	if (page)
-		put_page(page);
-	return page && page_folio(page) == folio;
+	if (!page)
+		return false;
+	same = page_folio(page) == folio;
+	put_page(page);
+	return same;
 }
 
 /*
