@@ -39,18 +39,6 @@ FIXTURE_VARIANT(copies)
 FIXTURE_VARIANT_ADD(copies, pruned_at_once)	{ .prune_millisecs = 0 };
 FIXTURE_VARIANT_ADD(copies, pruned_hourly)	{ .prune_millisecs = 3600000 };
 
-static void write_text(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY);
-
-	if (fd < 0)
-		return;
-	/* Some of these say EAGAIN for having done only a part. */
-	if (write(fd, text, strlen(text)) < 0)
-		errno = 0;
-	close(fd);
-}
-
 /* A memory cgroup of the test's own, so that only its memory is reclaimed. */
 static void enter_group(void)
 {
@@ -59,7 +47,7 @@ static void enter_group(void)
 	if (mkdir(GROUP, 0755) && errno != EEXIST)
 		return;
 	snprintf(text, sizeof(text), "%d", getpid());
-	write_text(GROUP "/cgroup.procs", text);
+	ksm_write_text(GROUP "/cgroup.procs", text);
 }
 
 /* By how many places is a frame mapped? */
@@ -179,7 +167,7 @@ static size_t present(struct ksm_worker *worker, unsigned int count)
 /* Asks for more and more until nothing of theirs is in memory. */
 static bool swap_out(struct ksm_worker *worker, unsigned int count)
 {
-	return ksm_wait_until((write_text(GROUP "/memory.reclaim", "16M"),
+	return ksm_wait_until((ksm_write_text(GROUP "/memory.reclaim", "16M"),
 			       !present(worker, count)));
 }
 

@@ -7,7 +7,6 @@
 #define _GNU_SOURCE
 #include "kselftest_harness.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -30,18 +29,6 @@
 
 /* Pages of one checksum that become merged ones before they have a partner. */
 #define MOST_ALONE	(8 + 1)
-
-static int set_mask(const char *mask)
-{
-	int fd = open(WEAKEN, O_WRONLY), error = 0;
-
-	if (fd < 0)
-		return -errno;
-	if (write(fd, mask, strlen(mask)) < 0)
-		error = -errno;
-	close(fd);
-	return error;
-}
 
 FIXTURE(crowd)
 {
@@ -76,7 +63,7 @@ FIXTURE_SETUP(crowd)
 	if (missing)
 		SKIP(return, "%s", missing);
 	ASSERT_TRUE(ksm_begin(&self->ksm));
-	ASSERT_EQ(0, set_mask(variant->mask));
+	ASSERT_EQ(0, ksm_write_text(WEAKEN, variant->mask));
 	self->map = ksm_map_registered(PAGES);
 	self->twin = ksm_map_pages(PAGES);
 	ASSERT_NE(NULL, self->map);
@@ -89,7 +76,7 @@ FIXTURE_TEARDOWN_PARENT(crowd)
 {
 	EXPECT_TRUE(ksm_end(&self->ksm));
 	if (!access(WEAKEN, W_OK))
-		EXPECT_TRUE(ksm_wait_until(set_mask(WHOLE_MASK) == 0));
+		EXPECT_TRUE(ksm_wait_until(ksm_write_text(WEAKEN, WHOLE_MASK) == 0));
 }
 
 /* Counters at rest: a merge under way counts until the pages are seen to differ. */

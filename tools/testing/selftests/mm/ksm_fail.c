@@ -7,7 +7,6 @@
 #define _GNU_SOURCE
 #include "kselftest_harness.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/prctl.h>
 #include <stdio.h>
 #include <string.h>
@@ -25,24 +24,12 @@
 #define PASSES		12	/* of ksmd while allocations fail */
 #define TRIES		64	/* of calls that may fail */
 
-static int write_text(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY), error = 0;
-
-	if (fd < 0)
-		return -errno;
-	if (write(fd, text, strlen(text)) < 0)
-		error = -errno;
-	close(fd);
-	return error;
-}
-
 static int set_fault(const char *what, const char *name, const char *value)
 {
 	char path[96];
 
 	snprintf(path, sizeof(path), DEBUGFS "%s/%s", what, name);
-	return write_text(path, value);
+	return ksm_write_text(path, value);
 }
 
 /* For processes that are chosen only; those that may sleep fail, too. */
@@ -68,7 +55,7 @@ static bool choose(pid_t pid, bool chosen)
 	char path[64];
 
 	snprintf(path, sizeof(path), "/proc/%d/make-it-fail", pid);
-	return ksm_wait_until(!write_text(path, chosen ? "1" : "0"));
+	return ksm_wait_until(!ksm_write_text(path, chosen ? "1" : "0"));
 }
 
 FIXTURE(failing)

@@ -44,24 +44,12 @@
 #define MOST_NOTICED	200000	/* microseconds more than without ksmd */
 #define TIMEOUT		300	/* seconds */
 
-static int write_text(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_TRUNC);
-	int err;
-
-	if (fd < 0)
-		return -errno;
-	err = write(fd, text, strlen(text)) < 0 ? -errno : 0;
-	close(fd);
-	return err;
-}
-
 static int write_number(const char *path, long number)
 {
 	char text[32];
 
 	snprintf(text, sizeof(text), "%ld", number);
-	return write_text(path, text);
+	return ksm_write_text(path, text);
 }
 
 static size_t nr_vmas(void)
@@ -259,7 +247,7 @@ static int set_trace(FIXTURE_DATA(lock) *self, const char *name, const char *tex
 	char path[160];
 
 	snprintf(path, sizeof(path), "%s/%s", self->dir, name);
-	return write_text(path, text);
+	return ksm_write_text(path, text);
 }
 
 static bool prepare_trace(FIXTURE_DATA(lock) *self)

@@ -89,18 +89,6 @@ static bool reuse_freed_memory(void)
 
 /* ---- swap ---- */
 
-static bool write_text(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY);
-	bool good;
-
-	if (fd < 0)
-		return false;
-	good = write(fd, text, strlen(text)) > 0;
-	close(fd);
-	return good;
-}
-
 /* Why pages cannot be swapped out here, or NULL. The test is in a group of its own then. */
 static const char *no_swapping(void)
 {
@@ -109,7 +97,8 @@ static const char *no_swapping(void)
 	if (ksm_meminfo("SwapTotal") <= 0)
 		return "needs swap";
 	snprintf(text, sizeof(text), "%d", getpid());
-	if ((mkdir(GROUP, 0755) && errno != EEXIST) || !write_text(GROUP "/cgroup.procs", text) ||
+	if ((mkdir(GROUP, 0755) && errno != EEXIST) ||
+	    ksm_write_text(GROUP "/cgroup.procs", text) ||
 	    access(GROUP "/memory.reclaim", W_OK))
 		return "needs memory.reclaim of a memory cgroup";
 	return NULL;
@@ -118,7 +107,7 @@ static const char *no_swapping(void)
 /* Asking for more than there is fails in the end, and that is meant. */
 static bool swap_out(char *map, size_t pages)
 {
-	return ksm_wait_until((write_text(GROUP "/memory.reclaim", "16M"),
+	return ksm_wait_until((ksm_write_text(GROUP "/memory.reclaim", "16M"),
 			       !ksm_count_present(getpid(), map, pages)));
 }
 

@@ -9,7 +9,6 @@
 #define _GNU_SOURCE
 #include "kselftest_harness.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -38,15 +37,9 @@ static void group_file(char *path, size_t size, int group, const char *name)
 static int group_set(int group, const char *name, const char *value)
 {
 	char path[128];
-	int fd, err;
 
 	group_file(path, sizeof(path), group, name);
-	fd = open(path, O_WRONLY);
-	if (fd < 0)
-		return -errno;
-	err = write(fd, value, strlen(value)) < 0 ? -errno : 0;
-	close(fd);
-	return err;
+	return ksm_write_text(path, value);
 }
 
 static int group_set_number(int group, const char *name, long value)
@@ -308,16 +301,9 @@ FIXTURE_VARIANT_ADD(full_group, of_protected) { .oom_score_adj = "-1000" };
 static bool set_oom_score_adj(struct ksm_worker *worker, const char *value)
 {
 	char path[64];
-	bool done;
-	int fd;
 
 	snprintf(path, sizeof(path), "/proc/%d/oom_score_adj", worker->pid);
-	fd = open(path, O_WRONLY);
-	if (fd < 0)
-		return false;
-	done = write(fd, value, strlen(value)) == (ssize_t)strlen(value);
-	close(fd);
-	return done;
+	return !ksm_write_text(path, value);
 }
 
 /* All pages of both workers are equal, and merge. */

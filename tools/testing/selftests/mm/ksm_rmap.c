@@ -9,7 +9,6 @@
 #define _GNU_SOURCE
 #include "kselftest_harness.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/mempolicy.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -37,18 +36,6 @@ FIXTURE(family)
 	bool has_group;
 };
 
-static void write_text(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY);
-
-	if (fd < 0)
-		return;
-	/* Some of these say EAGAIN for having done only a part. */
-	if (write(fd, text, strlen(text)) < 0)
-		errno = 0;
-	close(fd);
-}
-
 /* A memory cgroup of the test's own, so that only its memory is reclaimed. */
 static bool enter_group(void)
 {
@@ -57,7 +44,7 @@ static bool enter_group(void)
 	if (mkdir(GROUP, 0755) && errno != EEXIST)
 		return false;
 	snprintf(text, sizeof(text), "%d", getpid());
-	write_text(GROUP "/cgroup.procs", text);
+	ksm_write_text(GROUP "/cgroup.procs", text);
 	return !access(GROUP "/memory.reclaim", W_OK);
 }
 
@@ -171,7 +158,7 @@ static const char *no_swapping(bool has_group)
 /* Asks for more and more until nothing of the family's is in memory. */
 static bool swap_out(struct ksm_worker *worker)
 {
-	return ksm_wait_until((write_text(GROUP "/memory.reclaim", "16M"),
+	return ksm_wait_until((ksm_write_text(GROUP "/memory.reclaim", "16M"),
 			       !present_anywhere(worker)));
 }
 
@@ -264,7 +251,7 @@ static void lose_parent(struct __test_metadata *_metadata, struct ksm_test *test
 	EXPECT_TRUE(ksm_check());
 	EXPECT_EQ(PAGES, ksm_count_merged(worker[CHILD].pid, worker[CHILD].map, PAGES));
 	if (!why)
-		EXPECT_TRUE(ksm_wait_until((write_text(GROUP "/memory.reclaim", "16M"),
+		EXPECT_TRUE(ksm_wait_until((ksm_write_text(GROUP "/memory.reclaim", "16M"),
 					    !present(&worker[STRANGER]) &&
 					    !present(&worker[CHILD]) &&
 					    !present(&worker[GRANDCHILD]))));
@@ -346,7 +333,7 @@ TEST_F(family, locked_page_stays_and_is_free_to_go_when_unlocked)
 		SKIP(return, "%s", why);
 	ASSERT_EQ(0, ksm_ask(&worker[CHILD], job_lock, 1, 0, 0));
 	EXPECT_GT(ksm_meminfo("Mlocked"), before);
-	EXPECT_TRUE(ksm_stays((write_text(GROUP "/memory.reclaim", "16M"),
+	EXPECT_TRUE(ksm_stays((ksm_write_text(GROUP "/memory.reclaim", "16M"),
 			       present(&worker[CHILD]) == PAGES)));
 	EXPECT_FAMILY_UNHARMED(worker);
 	ASSERT_EQ(0, ksm_ask(&worker[CHILD], job_lock, 0, 0, 0));
@@ -457,7 +444,7 @@ TEST_F(family, compaction_keeps_the_page_merged)
 
 	if (access("/proc/sys/vm/compact_memory", W_OK))
 		SKIP(return, "this kernel has no memory compaction");
-	write_text("/proc/sys/vm/compact_memory", "1");
+	ksm_write_text("/proc/sys/vm/compact_memory", "1");
 	EXPECT_EQ(PAGES, count_one_pages(worker));
 	EXPECT_FAMILY_UNHARMED(worker);
 }

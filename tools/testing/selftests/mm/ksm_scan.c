@@ -9,7 +9,6 @@
 #define _GNU_SOURCE
 #include "kselftest_harness.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -406,18 +405,6 @@ FIXTURE(suspend)
 	const char *state;
 };
 
-static int write_text(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY);
-	int err;
-
-	if (fd < 0)
-		return -errno;
-	err = write(fd, text, strlen(text)) < 0 ? -errno : 0;
-	close(fd);
-	return err;
-}
-
 /* The files of a choice read "one [chosen] other". */
 static bool read_chosen(const char *path, char text[32])
 {
@@ -443,15 +430,15 @@ FIXTURE_SETUP(suspend)
 	ASSERT_TRUE(ksm_begin(&self->ksm));
 	ASSERT_TRUE(read_chosen(PM_TEST, self->level));
 	ASSERT_EQ(0, ksm_read_text(PM_DELAY, self->delay, sizeof(self->delay)));
-	ASSERT_EQ(0, write_text(PM_DELAY, "1"));
-	ASSERT_EQ(0, write_text(PM_TEST, "freezer"));
+	ASSERT_EQ(0, ksm_write_text(PM_DELAY, "1"));
+	ASSERT_EQ(0, ksm_write_text(PM_TEST, "freezer"));
 }
 
 FIXTURE_TEARDOWN_PARENT(suspend)
 {
 	if (self->delay[0]) {
-		EXPECT_EQ(0, write_text(PM_TEST, self->level));
-		EXPECT_EQ(0, write_text(PM_DELAY, self->delay));
+		EXPECT_EQ(0, ksm_write_text(PM_TEST, self->level));
+		EXPECT_EQ(0, ksm_write_text(PM_DELAY, self->delay));
 	}
 	EXPECT_TRUE(ksm_end(&self->ksm));
 }
@@ -471,7 +458,7 @@ TEST_F(suspend, freezes_a_ksmd_that_runs_at_full_speed)
 		/* Some of it is merged anew in each round. */
 		ksm_fill(twins, pages / 2, OTHER, 1);
 		ksm_fill(twins, pages / 2, SEED, 1);
-		EXPECT_EQ(0, write_text(PM_STATE, self->state));
+		EXPECT_EQ(0, ksm_write_text(PM_STATE, self->state));
 		scanned = ksm_get("pages_scanned");
 		EXPECT_TRUE(ksm_wait_until(ksm_get("pages_scanned") > scanned));
 		EXPECT_EQ(-1, ksm_first_wrong(map, pages, SEED, 1));
@@ -490,14 +477,14 @@ TEST_F(suspend, freezes_a_ksmd_that_sleeps_and_one_that_is_off)
 
 	/* Nobody registered, then a long sleep, then off. */
 	ASSERT_EQ(0, ksm_set("run", "1"));
-	EXPECT_EQ(0, write_text(PM_STATE, self->state));
+	EXPECT_EQ(0, ksm_write_text(PM_STATE, self->state));
 	ASSERT_EQ(0, ksm_set("run", "0"));
 	map = map_filled(PAGES, SEED, 0);
 	ASSERT_NE(NULL, map);
 	ASSERT_TRUE(put_to_sleep(20));
-	EXPECT_EQ(0, write_text(PM_STATE, self->state));
+	EXPECT_EQ(0, ksm_write_text(PM_STATE, self->state));
 	ASSERT_EQ(0, ksm_set("run", "0"));
-	EXPECT_EQ(0, write_text(PM_STATE, self->state));
+	EXPECT_EQ(0, ksm_write_text(PM_STATE, self->state));
 	EXPECT_EQ(0, ksm_get("pages_sharing"));
 	ASSERT_EQ(0, ksm_set_number("sleep_millisecs", 1));
 	ASSERT_TRUE(ksm_merge_all());

@@ -124,12 +124,12 @@ static unsigned int count_nodes(void)
 /* One that is too small for what is in it. */
 static bool make_group(void)
 {
-	torture_write("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
+	ksm_write_text("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
 	if (mkdir(TORTURE_GROUP, 0755) && errno != EEXIST)
 		return false;
 	/* Else it spends its time swapping. */
-	torture_write(TORTURE_GROUP "/memory.swap.max", "0");
-	return !torture_write(TORTURE_GROUP "/memory.max", "4M");
+	ksm_write_text(TORTURE_GROUP "/memory.swap.max", "0");
+	return !ksm_write_text(TORTURE_GROUP "/memory.max", "4M");
 }
 
 static void stop_early(int number)
@@ -187,9 +187,9 @@ static void list_stack(const char *who, pid_t pid)
 /* Where all the processes are. The kernel's log tells of those that wait. */
 static void list_procs(void)
 {
-	torture_write("/proc/sys/kernel/sysrq", "1");
-	torture_write("/proc/sysrq-trigger", "w");
-	torture_write("/proc/sysrq-trigger", "l");
+	ksm_write_text("/proc/sys/kernel/sysrq", "1");
+	ksm_write_text("/proc/sysrq-trigger", "w");
+	ksm_write_text("/proc/sysrq-trigger", "l");
 	for (size_t i = 0; i < ARRAY_SIZE(helpers); i++)
 		list_stack("helper", helpers[i]);
 	for (size_t i = 0; i < TORTURE_PROCS; i++) {

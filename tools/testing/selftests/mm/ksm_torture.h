@@ -218,7 +218,6 @@ void torture_put(struct torture_self *self, size_t page, unsigned int content);
 void torture_discard(struct torture_self *self, size_t page);
 bool torture_check_page(struct torture_self *self, size_t page);
 bool torture_check(struct torture_self *self, size_t first, size_t count);
-int torture_write(const char *path, const char *text);
 __printf(1, 2) void torture_fail(const char *format, ...);
 struct torture_proc *torture_claim(void);
 

@@ -100,11 +100,11 @@ bool torture_restore_knobs(void)
 
 	for (size_t i = 0; i < ARRAY_SIZE(knobs); i++)
 		if (saved[i][0])
-			good &= !torture_write(knobs[i].path, saved[i]);
+			good &= !ksm_write_text(knobs[i].path, saved[i]);
 	if (torture->offline < 0)
 		return good;
 	snprintf(path, sizeof(path), MEMORY "memory%d/state", torture->offline);
-	return !torture_write(path, "online") && good;
+	return !ksm_write_text(path, "online") && good;
 }
 
 static void turn(size_t which, uint64_t *random)
@@ -115,7 +115,7 @@ static void turn(size_t which, uint64_t *random)
 
 	while (values < ARRAY_SIZE(knobs[which].value) && knobs[which].value[values])
 		values++;
-	error = torture_write(knobs[which].path, knobs[which].value[torture_below(random, values)]);
+	error = ksm_write_text(knobs[which].path, knobs[which].value[torture_below(random, values)]);
 	torture_count(&torture->knob[which], error == -ENOENT ? -EOPNOTSUPP : error, start);
 }
 
@@ -137,7 +137,7 @@ static void turn_any(uint64_t *random)
 	if (which != KNOB_STOP)
 		return;
 	if (torture_below(random, 2)) {
-		torture_write(KSM "run", "2");
+		ksm_write_text(KSM "run", "2");
 		turn(KNOB_SHARING, random);
 		turn(KNOB_NODES, random);
 	} else {
@@ -190,7 +190,7 @@ static int set_state(int block, const char *state)
 
 	snprintf(path, sizeof(path), MEMORY "memory%d/state", block);
 	setitimer(ITIMER_REAL, &limit, NULL);
-	error = torture_write(path, state);
+	error = ksm_write_text(path, state);
 	setitimer(ITIMER_REAL, &none, NULL);
 	return error;
 }
@@ -265,7 +265,7 @@ const char *torture_no_checker(void)
 void torture_call_checker(void)
 {
 	uint64_t start = ksm_now_millisecs();
-	int error = torture_write(CHECKER, "1");
+	int error = ksm_write_text(CHECKER, "1");
 
 	torture_count(&torture->checker, error == -ENOENT ? -EOPNOTSUPP : error, start);
 	if (error != -EUCLEAN)

@@ -3,7 +3,6 @@
 
 #define _GNU_SOURCE
 #include <errno.h>
-#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -157,24 +156,12 @@ void torture_list_count(const char *name, const struct torture_count *count)
 	       count->impossible, count->longest);
 }
 
-/* A setting; 0 or -errno. */
-int torture_write(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC), error;
-
-	if (fd < 0)
-		return -errno;
-	error = write(fd, text, strlen(text)) < 0 ? -errno : 0;
-	close(fd);
-	return error;
-}
-
 /* ---- failure ---- */
 
 static void stop_machine(void)
 {
-	torture_write("/proc/sys/kernel/sysrq", "1");
-	if (torture_write("/proc/sysrq-trigger", "c"))
+	ksm_write_text("/proc/sys/kernel/sysrq", "1");
+	if (ksm_write_text("/proc/sysrq-trigger", "c"))
 		perror("# sysrq-trigger");
 }
 
@@ -182,7 +169,7 @@ static void stop_machine(void)
 static void say(const char *text)
 {
 	if (write(STDERR_FILENO, text, strlen(text)) < 0 || torture->panic)
-		torture_write("/dev/kmsg", text);
+		ksm_write_text("/dev/kmsg", text);
 }
 
 /**

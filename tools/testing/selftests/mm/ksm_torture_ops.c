@@ -189,7 +189,7 @@ static int job_migrate(struct torture_self *self, size_t first, size_t count, in
 /* Marks of accesses, or of writes. */
 static int job_clear_refs(struct torture_self *self, size_t first, size_t count, int arg)
 {
-	int error = torture_write("/proc/self/clear_refs",
+	int error = ksm_write_text("/proc/self/clear_refs",
 				    torture_below(&self->random, 2) ? "1" : "4");
 
 	return error == -ENOENT || error == -EINVAL ? -EOPNOTSUPP : error;
@@ -218,17 +218,17 @@ static int job_join_group(struct torture_self *self, size_t first, size_t count,
 	if (!torture->has_group)
 		return -EOPNOTSUPP;
 	self->proc->may_die = true;
-	return torture_write(TORTURE_GROUP "/cgroup.procs", "0");
+	return ksm_write_text(TORTURE_GROUP "/cgroup.procs", "0");
 }
 
 static int job_leave_group(struct torture_self *self, size_t first, size_t count, int arg)
 {
-	return torture->has_group ? torture_write("/sys/fs/cgroup/cgroup.procs", "0") : -EOPNOTSUPP;
+	return torture->has_group ? ksm_write_text("/sys/fs/cgroup/cgroup.procs", "0") : -EOPNOTSUPP;
 }
 
 static int job_reclaim(struct torture_self *self, size_t first, size_t count, int arg)
 {
-	return torture->has_group ? torture_write(TORTURE_GROUP "/memory.reclaim", "1M") :
+	return torture->has_group ? ksm_write_text(TORTURE_GROUP "/memory.reclaim", "1M") :
 				    -EOPNOTSUPP;
 }
 

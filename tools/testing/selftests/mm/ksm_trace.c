@@ -26,18 +26,6 @@
 #define SEED		1000
 #define MAX_FIELDS	5
 
-static int write_text(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_TRUNC);
-	int err;
-
-	if (fd < 0)
-		return -errno;
-	err = write(fd, text, strlen(text)) < 0 ? -errno : 0;
-	close(fd);
-	return err;
-}
-
 /* Why there can be no tracing here, or NULL. */
 static const char *mount_tracefs(bool *mounted)
 {
@@ -142,7 +130,7 @@ FIXTURE_SETUP(tracing)
 	snprintf(path, sizeof(path), "%s/options/fields", self->dir);
 	if (access(path, F_OK))
 		SKIP(return, "this kernel cannot print events field by field (options/fields)");
-	ASSERT_EQ(0, write_text(path, "1"));
+	ASSERT_EQ(0, ksm_write_text(path, "1"));
 }
 
 FIXTURE_TEARDOWN_PARENT(tracing)
@@ -159,7 +147,7 @@ static int trace(FIXTURE_DATA(tracing) *self, const char *event, bool on)
 	char path[256];
 
 	snprintf(path, sizeof(path), "%s/events/ksm/%s/enable", self->dir, event);
-	return write_text(path, on ? "1" : "0");
+	return ksm_write_text(path, on ? "1" : "0");
 }
 
 /* Takes what was traced so far; it is looked through by next_event(). */

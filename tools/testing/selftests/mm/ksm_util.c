@@ -72,20 +72,30 @@ const char *ksm_missing(void)
 	return NULL;
 }
 
+/**
+ * ksm_write_text - write to a file of the kernel's
+ * @path: the file
+ * @text: to be taken at once
+ *
+ * Return: 0 or -errno.
+ */
+int ksm_write_text(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_TRUNC), error;
+
+	if (fd < 0)
+		return -errno;
+	error = write(fd, text, strlen(text)) < 0 ? -errno : 0;
+	close(fd);
+	return error;
+}
+
 int ksm_set(const char *name, const char *value)
 {
 	char path[128];
-	ssize_t done;
-	int fd, err;
 
 	snprintf(path, sizeof(path), KSM_DIR "%s", name);
-	fd = open(path, O_WRONLY);
-	if (fd < 0)
-		return -errno;
-	done = write(fd, value, strlen(value));
-	err = done < 0 ? -errno : 0;
-	close(fd);
-	return err;
+	return ksm_write_text(path, value);
 }
 
 /* A setting as it would be written: without line end, and of a choice what is chosen. */
@@ -139,17 +149,12 @@ static bool must_set(const char *name, const char *value)
  */
 bool ksm_check(void)
 {
-	int fd = open(KSM_CHECK, O_WRONLY), error = 0;
+	int error = ksm_write_text(KSM_CHECK, "1");
 
-	if (fd < 0)
-		return true;
-	if (write(fd, "1", 1) != 1)
-		error = errno;
-	close(fd);
-	if (error)
-		fprintf(stderr, "# " KSM_CHECK ": %s\n", strerror(error));
+	if (error && error != -ENOENT)
+		fprintf(stderr, "# " KSM_CHECK ": %s\n", strerror(-error));
 	/* There may be no memory for it. */
-	return error != EUCLEAN;
+	return error != -EUCLEAN;
 }
 
 /**

@@ -138,6 +138,7 @@ size_t ksm_count_frames(pid_t pid, const char *map, size_t pages);
 
 /* Figures in /proc. */
 int ksm_read_text(const char *path, char *text, size_t size);
+int ksm_write_text(const char *path, const char *text);
 long ksm_number_in(const char *path, const char *name);
 long ksm_vmstat(const char *name);
 long ksm_meminfo(const char *name);
