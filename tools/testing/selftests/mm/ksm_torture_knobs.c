@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/time.h>
 #include <unistd.h>
 #include "ksm_torture.h"
@@ -28,6 +29,10 @@
 /* A knob is turned, and memory is moved, every so many operations at most. */
 #define TURN_OPS	30
 #define MOVE_OPS	1000
+
+/* Beside many workers with 0, who always want to run. */
+#define KSMD_NICE	-5
+#define KNOBS_NICE	-10
 
 /* Calls of the checker are so many seconds apart. */
 #define CHECK_SECONDS	3
@@ -67,6 +72,7 @@ static const struct {
 enum { KNOB_STOP, KNOB_RUN, KNOB_SHARING = 6, KNOB_NODES = 7 };
 
 static char saved[ARRAY_SIZE(knobs)][64];
+static int ksmd_nice;
 
 /* ---- knobs ---- */
 
@@ -82,8 +88,16 @@ static void keep_chosen(char *text)
 	memmove(text, from + 1, to - from);
 }
 
+static void set_nice(pid_t pid, int nice)
+{
+	if (setpriority(PRIO_PROCESS, pid, nice))
+		ksft_print_msg("process %d keeps its nice value: %s\n", pid, strerror(errno));
+}
+
 void torture_save_knobs(void)
 {
+	ksmd_nice = getpriority(PRIO_PROCESS, ksm_ksmd());
+	set_nice(ksm_ksmd(), KSMD_NICE);
 	for (size_t i = 0; i < ARRAY_SIZE(knobs); i++) {
 		if (!knobs[i].put_back ||
 		    ksm_read_text(knobs[i].path, saved[i], sizeof(saved[i])))
@@ -98,6 +112,7 @@ bool torture_restore_knobs(void)
 	bool good = true;
 	char path[64];
 
+	set_nice(ksm_ksmd(), ksmd_nice);
 	for (size_t i = 0; i < ARRAY_SIZE(knobs); i++)
 		if (saved[i][0])
 			good &= !ksm_write_text(knobs[i].path, saved[i]);
@@ -158,6 +173,7 @@ pid_t torture_turn_knobs(void)
 
 	if (pid)
 		return pid;
+	set_nice(getpid(), KNOBS_NICE);
 	signal(SIGINT, SIG_IGN);
 	signal(SIGTERM, SIG_DFL);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -287,6 +303,7 @@ pid_t torture_watch_checker(void)
 
 	if (pid || torture_no_checker())
 		return pid;
+	set_nice(getpid(), KNOBS_NICE);
 	signal(SIGINT, SIG_IGN);
 	signal(SIGTERM, SIG_DFL);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
