@@ -7,7 +7,7 @@ MACHINE ?= x86
 # Settings that may be given on the command line or in the environment.
 export J MEM CPUS ACCEL KSRC DEPS SIZE ROUNDS MINUTES SEED
 
-.PHONY: help demo check check-base check-builds check-clients bench mutants torture kernel uml base-kernel base-uml debug-kernel kcsan-kernel rt-kernel shell clean distclean
+.PHONY: help demo check check-base check-builds check-clients bench mutants torture kernel uml base-kernel base-uml debug-kernel debug-uml kcsan-kernel rt-kernel shell clean distclean
 # Each script uses all CPUs by itself.
 .NOTPARALLEL:
 
@@ -17,14 +17,14 @@ help:
 	@echo "make check-base   the base tree's own selftests, in its kernel and in ours"
 	@echo 'make check-builds compile mm/ without what KSM uses, and for other architectures'
 	@echo 'make check-clients  QEMU, node_exporter, stress-ng and ksmtuned work with it'
-	@echo 'make torture      MINUTES=5 SEED=1: all at random, in a kernel with KASAN and lockdep'
+	@echo 'make torture      MINUTES=5 SEED=1 MACHINE=x86: all at random, with KASAN and lockdep'
 	@echo 'make mutants      put bugs in, one by one, and see whether the tests find them'
 	@echo 'make bench        measure it against the base, 20 minutes; a quiet machine is best'
 	@echo 'make kernel       build/x86_64/bzImage, Linux with this KSM for QEMU'
 	@echo 'make uml          build/uml/linux, the same as a User-Mode Linux program'
 	@echo 'make base-kernel  build/base-x86_64/bzImage, the untouched base, same configuration'
 	@echo 'make base-uml     build/base-uml/linux, likewise'
-	@echo 'make debug-kernel build/debug-x86_64/bzImage, with KASAN, lockdep and more'
+	@echo 'make debug-kernel, make debug-uml  likewise with KASAN, lockdep and more'
 	@echo 'make kcsan-kernel, make rt-kernel  likewise: data races; PREEMPT_RT'
 	@echo 'make shell        boot it with a shell on this terminal (MACHINE=uml: in UML)'
 	@echo 'make clean        remove what was built, keep the fetched base tree'
@@ -63,9 +63,9 @@ mutants:
 	@scripts/mutants
 
 torture:
-	@scripts/torture
+	@scripts/torture $(MACHINE)
 
-kernel uml base-kernel base-uml debug-kernel kcsan-kernel rt-kernel:
+kernel uml base-kernel base-uml debug-kernel debug-uml kcsan-kernel rt-kernel:
 	@scripts/build $@
 
 shell:
