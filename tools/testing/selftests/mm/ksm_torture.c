@@ -41,6 +41,10 @@
 
 #define LAST_PASSES	2
 
+/* What nothing points to counts as lost when it is so old. */
+#define LEAKS		"/sys/kernel/debug/kmemleak"
+#define LEAK_SECONDS	6
+
 struct torture *torture;
 int torture_file;
 
@@ -160,6 +164,8 @@ static void prepare(void)
 		ksft_exit_fail_msg("KSM's settings are refused\n");
 	if (ksm_set("run", "1"))
 		ksft_exit_fail_msg("KSM cannot be started\n");
+	/* What was lost before is not KSM's. */
+	ksm_write_text(LEAKS, "clear");
 	signal(SIGINT, stop_early);
 	signal(SIGTERM, stop_early);
 }
@@ -368,7 +374,29 @@ static __noreturn void give_up(void)
 		ksft_test_result_fail("the checker found nothing\n");
 	else
 		ksft_test_result_skip("the checker found nothing # it was not the end\n");
+	ksft_test_result_skip("no memory of the kernel's is lost # it was not the end\n");
 	ksft_finished();
+}
+
+static void look_for_leaks(void)
+{
+	static const char name[] = "no memory of the kernel's is lost";
+	char text[4000];
+
+	if (access(LEAKS, F_OK)) {
+		ksft_test_result_skip("%s # needs CONFIG_DEBUG_KMEMLEAK\n", name);
+		return;
+	}
+	sleep(LEAK_SECONDS);
+	/* What only moves while it is looked at is found by the second. */
+	if (ksm_write_text(LEAKS, "scan") || ksm_write_text(LEAKS, "scan") ||
+	    ksm_read_text(LEAKS, text, sizeof(text))) {
+		ksft_test_result_fail("%s: kmemleak cannot be asked\n", name);
+		return;
+	}
+	if (*text)
+		ksft_print_msg("%s\n", text);
+	ksft_test_result(!*text, "%s\n", name);
 }
 
 static bool remove_group(void)
@@ -393,6 +421,7 @@ static void finish(void)
 		ksft_test_result(!torture->checker_found, "the checker found nothing\n");
 	if (!torture_restore_knobs() || !ksm_end(&ksm) || !remove_group())
 		ksft_print_msg("not all settings could be put back\n");
+	look_for_leaks();
 	list_counts();
 	ksft_finished();
 }
@@ -410,7 +439,7 @@ int main(int argc, char **argv)
 	ksft_print_header();
 	if (ksm_missing())
 		ksft_exit_skip("%s\n", ksm_missing());
-	ksft_set_plan(3);
+	ksft_set_plan(4);
 	ksft_print_msg("seed %llu, %u workers\n", (unsigned long long)options.seed,
 		       options.workers);
 	prepare();

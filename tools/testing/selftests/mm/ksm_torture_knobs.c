@@ -34,8 +34,12 @@
 #define KSMD_NICE	-5
 #define KNOBS_NICE	-10
 
-/* Calls of the checker are so many seconds apart. */
+/*
+ * Calls of the checker are so many seconds apart, and so many times as long as the call
+ * took, as ksmd rests meanwhile.
+ */
 #define CHECK_SECONDS	3
+#define CHECK_REST	10
 
 /* So long it is tried to take a block of memory offline. */
 #define TRY_SECONDS	3
@@ -298,7 +302,7 @@ void torture_call_checker(void)
  */
 pid_t torture_watch_checker(void)
 {
-	uint64_t last = ksm_now_millisecs();
+	uint64_t next = ksm_now_millisecs() + CHECK_SECONDS * 1000;
 	pid_t pid = torture_no_checker() ? 0 : fork();
 
 	if (pid || torture_no_checker())
@@ -308,11 +312,14 @@ pid_t torture_watch_checker(void)
 	signal(SIGTERM, SIG_DFL);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	while (torture_runs()) {
+		uint64_t start = ksm_now_millisecs(), took;
+
 		ksm_pause();
-		if (ksm_now_millisecs() < last + CHECK_SECONDS * 1000)
+		if (start < next)
 			continue;
 		torture_call_checker();
-		last = ksm_now_millisecs();
+		took = ksm_now_millisecs() - start;
+		next = start + CHECK_SECONDS * 1000 + CHECK_REST * took;
 	}
 	_exit(0);
 }
