@@ -9,6 +9,7 @@
  * while they were taken: else they are taken again, a few times.
  */
 #include <linux/debugfs.h>
+#include <linux/sched/mm.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
 
@@ -31,6 +32,58 @@ static struct {
 	unsigned long wrong;	/* disagreements of the last run */
 	bool compared;		/* its sums came to a rest */
 } check_result;		/* ksm_control */
+
+/* An mm that is going away, its sites first and its mappings then. */
+struct leaver {
+	struct list_head link;
+	struct mm_struct *mm;
+};
+
+static LIST_HEAD(leavers);
+static DEFINE_SPINLOCK(leavers_lock);
+
+/**
+ * ksm_check_leave - the sites of an mm are about to go
+ * @mm: nobody uses it any more
+ *
+ * Context: may sleep.
+ */
+void ksm_check_leave(struct mm_struct *mm)
+{
+	struct leaver *leaver = kmalloc_obj(struct leaver, GFP_KERNEL | __GFP_NOFAIL);
+
+	ksm_check_anyone_leaves();
+	mmgrab(mm);
+	leaver->mm = mm;
+	guard(spinlock)(&leavers_lock);
+	list_add(&leaver->link, &leavers);
+}
+
+/**
+ * ksm_check_anyone_leaves - whether pages may be mapped that have no site any more
+ *
+ * Context: may sleep.
+ * Return: true if an exit has come to its sites, but not to the end of unmapping.
+ */
+bool ksm_check_anyone_leaves(void)
+{
+	struct leaver *leaver, *next;
+	LIST_HEAD(gone);
+	bool any;
+
+	scoped_guard(spinlock, &leavers_lock) {
+		list_for_each_entry_safe(leaver, next, &leavers, link)
+			/* exit_mmap() is done with it. */
+			if (mtree_empty(&leaver->mm->mm_mt))
+				list_move(&leaver->link, &gone);
+		any = !list_empty(&leavers);
+	}
+	list_for_each_entry_safe(leaver, next, &gone, link) {
+		mmdrop(leaver->mm);
+		kfree(leaver);
+	}
+	return any;
+}
 
 /**
  * ksm_disagree - report a disagreement

@@ -57,6 +57,7 @@ __printf(2, 3) void ksm_disagree(struct ksm_check *check, const char *format, ..
 void ksm_check_node(struct ksm_check *check, struct ksm_stable *stable);
 void ksm_check_folio(struct ksm_check *check, struct ksm_stable *stable, struct folio *folio);
 void ksm_check_mm(struct ksm_check *check, struct ksm_mm *kmm);
+bool ksm_check_anyone_leaves(void);
 
 /* ---- what other rooms show to the checker ---- */
 
@@ -72,8 +73,13 @@ long ksm_sight_bytes(void);
 extern u64 ksm_checksum_mask;
 
 void ksm_check_init(struct dentry *dir);
+void ksm_check_leave(struct mm_struct *mm);
 #else
 static inline void ksm_check_init(struct dentry *dir)
+{
+}
+
+static inline void ksm_check_leave(struct mm_struct *mm)
 {
 }
 #endif

@@ -52,6 +52,7 @@ struct mappings {
 	struct ksm_check *check;
 	struct xarray seen;
 	unsigned int nr;
+	int mapcount;
 	bool failed;
 };
 
@@ -79,32 +80,44 @@ static bool count_mapping(struct folio *folio, struct vm_area_struct *vma, unsig
 	return true;
 }
 
+/* Returns whether the number of mappings stood still and all could be noted. */
+static bool count_mappings(struct mappings *mappings, struct folio *folio)
+{
+	struct rmap_walk_control rwc = { .rmap_one = count_mapping, .arg = mappings };
+	int before = folio_mapcount(folio);
+
+	xa_init(&mappings->seen);
+	mappings->nr = 0;
+	mappings->failed = false;
+	rmap_walk_ksm(folio, &rwc);
+	mappings->mapcount = folio_mapcount(folio);
+	xa_destroy(&mappings->seen);
+	return before == mappings->mapcount && !mappings->failed;
+}
+
 /*
  * Fork and unmapping do not ask for the folio's lock: when the number of mappings
- * has moved it is counted again.
+ * has moved it is counted again. An exit drops its sites first and unmaps then, so
+ * that a place may be mapped that nobody looks for any more.
  */
 static void check_mappings(struct ksm_check *check, struct folio *folio)
 {
 	struct mappings mappings = { .check = check };
-	struct rmap_walk_control rwc = { .rmap_one = count_mapping, .arg = &mappings };
 	unsigned int left = COUNT_ATTEMPTS;
-	int before, after;
+	bool leaving, counted;
 
 	/* Page tables in high memory have no address of their own. */
 	if (IS_ENABLED(CONFIG_HIGHPTE))
 		return;
 	do {
-		xa_init(&mappings.seen);
-		mappings.nr = 0;
-		mappings.failed = false;
-		before = folio_mapcount(folio);
-		rmap_walk_ksm(folio, &rwc);
-		after = folio_mapcount(folio);
-		xa_destroy(&mappings.seen);
-	} while ((before != after || mappings.nr != after) && --left);
-	if (before == after && mappings.nr != after && !mappings.failed)
+		leaving = ksm_check_anyone_leaves();
+		counted = count_mappings(&mappings, folio);
+		if (counted && mappings.nr == mappings.mapcount)
+			return;
+	} while (--left);
+	if (counted && !leaving)
 		ksm_disagree(check, "pfn %lx: mapped %d times, reverse mapping finds %u",
-			     folio_pfn(folio), after, mappings.nr);
+			     folio_pfn(folio), mappings.mapcount, mappings.nr);
 }
 
 /**

@@ -283,6 +283,7 @@ void __ksm_exit(struct mm_struct *mm)
 
 	if (!kmm)
 		return;
+	ksm_check_leave(mm);
 	if (ksm_mm_lock(kmm)) {
 		ksm_mm_retire(kmm);
 		ksm_mm_unlock(kmm);
