@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Changes settings: on, off, unmerge, set.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "ksmstat.h"
+
+/* Says why a setting could not be written. */
+static int complain_of(const char *key, int err)
+{
+	complain("%s: %s", key, write_reason(err));
+	return EXIT_FAILED;
+}
+
+static int write_setting(const char *key, const char *value)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), KSM_DIR "/%s", key);
+	return source_write(path, value);
+}
+
+static struct figure saved_now(void)
+{
+	struct snapshot now;
+	struct derived derived;
+
+	snapshot_take(&now);
+	derive(&derived, NULL, &now);
+	return derived.saved;
+}
+
+/* Tells how much memory was given back. */
+static int unmerge(void)
+{
+	struct figure before = saved_now(), given;
+	int err;
+
+	printf("Unmerging %s; this can take long ...\n", text_bytes(before));
+	fflush(stdout);
+	err = write_setting("run", "2");
+	if (err == -EACCES || err == -EPERM || err == -ENOENT)
+		return complain_of("run", err);
+	if (err) {
+		complain("not all could be unmerged: %s; run is %s now", strerror(-err),
+			 text_count(ksm_file_read(KSM_RUN)));
+		return EXIT_FAILED;
+	}
+	given = figure_sub(before, saved_now());
+	printf("KSM is off; each has pages of its own again: %s given back.\n", text_bytes(given));
+	return EXIT_OK;
+}
+
+/**
+ * control_switch - on, off or unmerge
+ * @run: what run shall be
+ *
+ * Return: an exit status.
+ */
+int control_switch(long long run)
+{
+	static const char * const words[] = { "off", "on", "off, and everything is unmerged" };
+	struct figure old;
+	int err;
+
+	if (!ksm_is_there())
+		return EXIT_FAILED;
+	old = ksm_file_read(KSM_RUN);
+	if (old.err) {
+		complain("run: %s", reason(old.err));
+		return EXIT_FAILED;
+	}
+	if (old.value == run) {
+		printf("KSM is %s already.\n", words[run]);
+		return EXIT_OK;
+	}
+	if (run == RUN_UNMERGE)
+		return unmerge();
+	err = write_setting("run", run == RUN_ON ? "1" : "0");
+	if (err)
+		return complain_of("run", err);
+	printf("KSM is %s.\n", words[run]);
+	if (run == RUN_OFF)
+		printf("What is merged stays merged: %s saved.\n", text_bytes(saved_now()));
+	return EXIT_OK;
+}
+
+/* Writes, looks what became of it, and tells both. */
+static int change(int setting, const char *key, const char *value)
+{
+	char old[ADVISOR_TEXT], new[ADVISOR_TEXT];
+	int err = setting_read(setting, old);
+
+	if (!err && !strcmp(old, value)) {
+		printf("%s: %s already\n", key, value);
+		return EXIT_OK;
+	}
+	if (err == -ENOENT)
+		return complain_of(key, err);
+	if (err)
+		snprintf(old, sizeof(old), "?");
+	err = write_setting(key, value);
+	if (err)
+		return complain_of(key, err);
+	err = setting_read(setting, new);
+	if (!err && strcmp(new, value)) {
+		complain("%s: the kernel made %s of %s", key, new, value);
+		return EXIT_FAILED;
+	}
+	printf("%s: %s -> %s\n", key, old, value);
+	return EXIT_OK;
+}
+
+/**
+ * control_set - change a setting
+ * @key: its name
+ * @value: what it shall be
+ *
+ * Nothing is written that the kernel would refuse, as far as can be seen.
+ *
+ * Return: an exit status.
+ */
+int control_set(const char *key, const char *value)
+{
+	struct figure number = figure_parse(value, true);
+	char why[WHY_SIZE], old[ADVISOR_TEXT], plain[ADVISOR_TEXT];
+	int setting = setting_find(key);
+	bool same;
+
+	if (setting < 0) {
+		complain("there is no setting '%s'; there are:", key);
+		setting_list(stderr);
+		return EXIT_USAGE;
+	}
+	if (!setting_is_valid(setting, value, why)) {
+		complain("%s: '%s' will not do: %s", key, value, why);
+		return EXIT_USAGE;
+	}
+	if (!ksm_is_there())
+		return EXIT_FAILED;
+	/* As the kernel will show it, without zeros before it. */
+	if (!number.err) {
+		snprintf(plain, sizeof(plain), "%lld", number.value);
+		value = plain;
+	}
+	if (!strcmp(key, "run") && figure_is(number, RUN_UNMERGE))
+		return control_switch(RUN_UNMERGE);
+	same = !setting_read(setting, old) && !strcmp(old, value);
+	if (!same && !setting_is_possible(setting, value, why)) {
+		complain("%s: %s", key, why);
+		return EXIT_FAILED;
+	}
+	return change(setting, key, value);
+}
