@@ -7,7 +7,7 @@ MACHINE ?= x86
 # Settings that may be given on the command line or in the environment.
 export J MEM CPUS ACCEL KSRC DEPS SIZE ROUNDS MINUTES SEED
 
-.PHONY: help demo check check-base check-builds check-clients bench mutants torture kernel uml base-kernel base-uml debug-kernel debug-uml kcsan-kernel rt-kernel shell clean distclean
+.PHONY: help demo check check-base check-builds check-clients bench mutants torture kernel uml base-kernel base-uml debug-kernel debug-uml kcsan-kernel rt-kernel ksmstat shell clean distclean
 # Each script uses all CPUs by itself.
 .NOTPARALLEL:
 
@@ -26,6 +26,7 @@ help:
 	@echo 'make base-uml     build/base-uml/linux, likewise'
 	@echo 'make debug-kernel, make debug-uml  likewise with KASAN, lockdep and more'
 	@echo 'make kcsan-kernel, make rt-kernel  likewise: data races; PREEMPT_RT'
+	@echo 'make ksmstat      build/ksmstat/ksmstat, a tool that shows and controls any KSM'
 	@echo 'make shell        boot it with a shell on this terminal (MACHINE=uml: in UML)'
 	@echo 'make clean        remove what was built, keep the fetched base tree'
 	@echo 'make distclean    remove all of build/'
@@ -67,6 +68,9 @@ torture:
 
 kernel uml base-kernel base-uml debug-kernel debug-uml kcsan-kernel rt-kernel:
 	@scripts/build $@
+
+ksmstat:
+	@$(MAKE) --no-print-directory -C tools/mm/ksmstat O='$(CURDIR)/build/ksmstat'
 
 shell:
 	@scripts/shell $(MACHINE)
