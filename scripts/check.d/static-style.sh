@@ -67,7 +67,7 @@ check_patch_style()
 
 	say "reading our C files with checkpatch.pl --strict ..."
 	mapfile -t kernel < <(ours mm/ksm include/linux/ksm.h)
-	mapfile -t tests < <(ours tools/testing/selftests/mm)
+	mapfile -t tests < <(ours tools/testing/selftests/mm tools/mm/ksmstat)
 	{
 		(checkpatch "$IGNORE_KERNEL" "${kernel[@]}") || ended=$?
 		(checkpatch "$IGNORE_EVENTS" include/trace/events/ksm.h) || ended=$?
