@@ -7,7 +7,7 @@ MACHINE ?= x86
 # Settings that may be given on the command line or in the environment.
 export J MEM CPUS ACCEL KSRC DEPS SIZE ROUNDS MINUTES SEED
 
-.PHONY: help demo check check-base check-builds check-clients bench mutants torture kernel uml base-kernel base-uml debug-kernel debug-uml kcsan-kernel rt-kernel ksmstat shell clean distclean
+.PHONY: help demo check check-base check-builds check-clients bench mutants torture series check-series kernel uml base-kernel base-uml debug-kernel debug-uml kcsan-kernel rt-kernel ksmstat shell clean distclean
 # Each script uses all CPUs by itself.
 .NOTPARALLEL:
 
@@ -19,6 +19,7 @@ help:
 	@echo 'make check-clients  QEMU, node_exporter, stress-ng and ksmtuned work with it'
 	@echo 'make torture      MINUTES=5 SEED=1 MACHINE=x86: all at random, with KASAN and lockdep'
 	@echo 'make mutants      put bugs in, one by one, and see whether the tests find them'
+	@echo 'make series       build/series/*.patch, as one would send them; check-series tests them'
 	@echo 'make bench        measure it against the base, 20 minutes; a quiet machine is best'
 	@echo 'make kernel       build/x86_64/bzImage, Linux with this KSM for QEMU'
 	@echo 'make uml          build/uml/linux, the same as a User-Mode Linux program'
@@ -65,6 +66,12 @@ mutants:
 
 torture:
 	@scripts/torture $(MACHINE)
+
+series:
+	@scripts/series
+
+check-series:
+	@scripts/check-series
 
 kernel uml base-kernel base-uml debug-kernel debug-uml kcsan-kernel rt-kernel:
 	@scripts/build $@
