@@ -196,6 +196,64 @@ TEST_F(groups, pay_once_for_a_merged_page_and_each_for_its_own_when_unmerged)
 	EXPECT_TRUE(ksm_wait_until(about(anon(FIRST), 0) && about(anon(SECOND), 0)));
 }
 
+/* Reclaims all that it can; tells nothing, as never all of it can be. */
+static void reclaim(int group)
+{
+	group_set(group, "memory.reclaim", "1G");
+}
+
+static size_t count_zero(const char *map, size_t pages)
+{
+	size_t count = 0;
+
+	for (size_t i = 0; i < pages; i++)
+		count += !*(volatile uint64_t *)(map + i * psize());
+	return count;
+}
+
+/*
+ * Gives up pages that a child shares, and then, when that is gone, again. Returns whether
+ * the child lost any, or else how many went the second time.
+ */
+static long job_give_up(struct ksm_worker *worker, long group, long seed, long step)
+{
+	size_t size = worker->pages * psize();
+	int go[2], status;
+	pid_t pid;
+	char byte;
+
+	if (pipe(go))
+		return -errno;
+	pid = fork();
+	if (!pid) {
+		close(go[1]);
+		_exit(read(go[0], &byte, 1) ||
+		      ksm_first_wrong(worker->map, worker->pages, seed, step) != -1);
+	}
+	close(go[0]);
+	madvise(worker->map, size, MADV_FREE);
+	reclaim(group);
+	close(go[1]);
+	if (waitpid(pid, &status, 0) != pid || status)
+		return -ECHILD;
+	madvise(worker->map, size, MADV_FREE);
+	reclaim(group);
+	return count_zero(worker->map, worker->pages);
+}
+
+TEST_F(groups, do_not_lose_what_one_gives_up_and_another_has_unmerged)
+{
+	struct ksm_worker *worker = self->ksm.workers;
+
+	ASSERT_TRUE(start(&self->ksm, FIRST, FIRST, 1));
+	ASSERT_TRUE(start(&self->ksm, SECOND, SECOND, 1));
+	ASSERT_TRUE(ksm_merge_all());
+	ASSERT_EQ(PAGES, ksm_get("pages_sharing"));
+	ASSERT_EQ(0, unmerge(&worker[FIRST]));
+	EXPECT_LT(0, ksm_ask(&worker[FIRST], job_give_up, FIRST, SEED, 1));
+	EXPECT_EQ(-1, wrong(&worker[SECOND], 1));
+}
+
 TEST_F(groups, pay_for_what_their_processes_write)
 {
 	struct ksm_worker *worker = self->ksm.workers;
