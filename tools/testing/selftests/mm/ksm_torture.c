@@ -30,7 +30,7 @@
 #include "ksm_torture.h"
 #include "ksm_util.h"
 
-#define USAGE		"ksm_torture [-pqx] [-s SEED] [-t SECONDS | -n OPERATIONS] [-w WORKERS]"
+#define USAGE	"ksm_torture [-pqx] [-s SEED] [-t SECONDS | -n OPERATIONS] [-w WORKERS]"
 
 #define DEFAULT_SECONDS	60
 #define DEFAULT_WORKERS	4

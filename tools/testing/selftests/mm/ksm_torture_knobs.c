@@ -129,12 +129,14 @@ bool torture_restore_knobs(void)
 static void turn(size_t which, uint64_t *random)
 {
 	uint64_t start = ksm_now_millisecs();
+	const char *value;
 	size_t values = 0;
 	int error;
 
 	while (values < ARRAY_SIZE(knobs[which].value) && knobs[which].value[values])
 		values++;
-	error = ksm_write_text(knobs[which].path, knobs[which].value[torture_below(random, values)]);
+	value = knobs[which].value[torture_below(random, values)];
+	error = ksm_write_text(knobs[which].path, value);
 	torture_count(&torture->knob[which], error == -ENOENT ? -EOPNOTSUPP : error, start);
 }
 

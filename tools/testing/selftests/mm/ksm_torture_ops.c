@@ -223,7 +223,9 @@ static int job_join_group(struct torture_self *self, size_t first, size_t count,
 
 static int job_leave_group(struct torture_self *self, size_t first, size_t count, int arg)
 {
-	return torture->has_group ? ksm_write_text("/sys/fs/cgroup/cgroup.procs", "0") : -EOPNOTSUPP;
+	if (!torture->has_group)
+		return -EOPNOTSUPP;
+	return ksm_write_text("/sys/fs/cgroup/cgroup.procs", "0");
 }
 
 static int job_reclaim(struct torture_self *self, size_t first, size_t count, int arg)
