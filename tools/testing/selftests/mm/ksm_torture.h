@@ -53,6 +53,7 @@ enum {
  * @content: what it holds
  * @under: what it holds when it is discarded: zeros, or a part of a file
  * @flags: PAGE_*
+ * @held: what it held before, newest first; for the report
  * @last: the last operations, newest first, as index into torture_ops plus 1
  * @when: number of the newest of @last
  */
@@ -60,6 +61,7 @@ struct torture_page {
 	uint8_t content;
 	uint8_t under;
 	uint8_t flags;
+	uint8_t held[TORTURE_LAST];
 	uint8_t last[TORTURE_LAST];
 	uint32_t when;
 };

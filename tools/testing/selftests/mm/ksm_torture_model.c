@@ -104,8 +104,12 @@ char *torture_at(const struct torture_self *self, size_t page)
 
 void torture_put(struct torture_self *self, size_t page, unsigned int content)
 {
-	self->page[page].content = content;
-	self->page[page].flags &= ~PAGE_MAYBE;
+	struct torture_page *model = &self->page[page];
+
+	memmove(model->held + 1, model->held, sizeof(model->held) - 1);
+	model->held[0] = model->content;
+	model->content = content;
+	model->flags &= ~PAGE_MAYBE;
 }
 
 /* The page is gone, and what comes in its place is another one. */
@@ -178,7 +182,7 @@ static void say(const char *text)
  */
 void torture_fail(const char *format, ...)
 {
-	char text[900] = "# WRONG: ";
+	char text[1000] = "# WRONG: ";
 	size_t length = strlen(text);
 	static pid_t said;
 	va_list args;
@@ -197,12 +201,26 @@ void torture_fail(const char *format, ...)
 	__atomic_store_n(&torture->state, TORTURE_FAILED, __ATOMIC_SEQ_CST);
 }
 
-static int which_content(const char *found)
+/* How many words of a page are those of a content. */
+static size_t count_words(const char *found, unsigned int content)
 {
-	for (unsigned int i = 0; i < TORTURE_CONTENTS; i++)
-		if (!memcmp(found, torture_content(i), psize()))
-			return i;
-	return -1;
+	const uint64_t *a = (const uint64_t *)found;
+	const uint64_t *b = (const uint64_t *)torture_content(content);
+	size_t count = 0;
+
+	for (size_t i = 0; i < words(); i++)
+		count += a[i] == b[i];
+	return count;
+}
+
+static unsigned int nearest_content(const char *found)
+{
+	unsigned int nearest = 0;
+
+	for (unsigned int i = 1; i < TORTURE_CONTENTS; i++)
+		if (count_words(found, i) > count_words(found, nearest))
+			nearest = i;
+	return nearest;
 }
 
 static void list_last(const struct torture_page *page, char *text, size_t size)
@@ -213,6 +231,9 @@ static void list_last(const struct torture_page *page, char *text, size_t size)
 	for (size_t i = 0; i < TORTURE_LAST && page->last[i] && length < size; i++)
 		length += snprintf(text + length, size - length, " %s",
 				   torture_ops[page->last[i] - 1].name);
+	for (size_t i = 0; i < TORTURE_LAST && length < size; i++)
+		length += snprintf(text + length, size - length, "%s %u",
+				   i ? "" : "; it held before:", page->held[i]);
 }
 
 static void report(struct torture_self *self, size_t i, const char *found)
@@ -223,8 +244,9 @@ static void report(struct torture_self *self, size_t i, const char *found)
 	const uint64_t *bad = (const uint64_t *)found;
 	uint64_t entry = ksm_pagemap(getpid(), torture_at(self, i));
 	unsigned long pfn = ksm_pfn(getpid(), torture_at(self, i));
+	unsigned int nearest = nearest_content(found);
 	size_t word = words(), wrong = 0;
-	char last[200];
+	char last[300];
 
 	for (size_t j = words(); j-- > 0;) {
 		if (good[j] == bad[j])
@@ -236,14 +258,14 @@ static void report(struct torture_self *self, size_t i, const char *found)
 		word = 0;
 	list_last(page, last, sizeof(last));
 	torture_fail("page %zu of %zu at %p, word %zu, expected %016llx, found %016llx; "
-		     "%zu words are wrong; expected content %u%s%u, found %d; "
+		     "%zu words are wrong; expected content %u%s%u, found %zu words of %u; "
 		     "seed %llu worker %u depth %u name %016llx pid %d operation %u (%s); "
 		     "flags %x; pagemap %016llx pfn %lx kpageflags %llx; "
 		     "last touched by %u:%s",
 		     i, self->pages, torture_at(self, i), word, (unsigned long long)good[word],
 		     (unsigned long long)bad[word], wrong, page->content,
 		     page->flags & PAGE_MAYBE ? " or " : " over ", page->under,
-		     which_content(found), (unsigned long long)torture->seed, proc->worker,
+		     count_words(found, nearest), nearest, (unsigned long long)torture->seed, proc->worker,
 		     proc->depth, (unsigned long long)proc->name, getpid(), proc->op,
 		     torture_ops[proc->kind].name, page->flags, (unsigned long long)entry, pfn,
 		     pfn ? (unsigned long long)ksm_page_flags(pfn) : 0ULL, page->when, last);
