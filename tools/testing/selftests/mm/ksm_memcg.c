@@ -9,6 +9,7 @@
 #define _GNU_SOURCE
 #include "kselftest_harness.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -447,6 +448,34 @@ TEST_F(full_group, makes_madvise_fail_or_loses_a_process_and_harms_nobody_else)
 	EXPECT_EQ(PAGES, merged(&worker[SECOND]));
 	EXPECT_EQ(0, group_event(SECOND, "oom_kill"));
 	unmerge_the_rest(_metadata, worker);
+}
+
+static long job_read_zeros(struct ksm_worker *worker, long unused, long unused2, long unused3)
+{
+	int zero = open("/dev/zero", O_RDONLY);
+	long done = read(zero, worker->map, worker->pages * psize());
+
+	done = done < 0 ? -errno : done;
+	close(zero);
+	return done;
+}
+
+/* What a call writes for a process takes as much memory as what that writes itself. */
+TEST_F(full_group, makes_a_call_that_writes_fail_and_harms_nobody_else)
+{
+	struct ksm_worker *worker = self->ksm.workers;
+
+	ASSERT_EQ(0, ksm_send(&worker[FIRST], job_read_zeros, 0, 0, 0));
+	ASSERT_TRUE(ksm_wait_until(is_dead(&worker[FIRST]) || has_answered(&worker[FIRST])));
+	if (is_dead(&worker[FIRST])) {
+		EXPECT_TRUE(variant->can_be_killed);
+	} else {
+		EXPECT_GT((long)(PAGES * psize()), ksm_receive(&worker[FIRST]));
+	}
+	EXPECT_LE(1, group_event(FIRST, "max"));
+	EXPECT_EQ(0, group_event(SECOND, "oom_kill"));
+	EXPECT_EQ(PAGES, merged(&worker[SECOND]));
+	EXPECT_EQ(-1, wrong(&worker[SECOND], 0));
 }
 
 TEST_F(full_group, does_not_hold_up_run_2)
