@@ -198,7 +198,7 @@ TEST_F(groups, pay_once_for_a_merged_page_and_each_for_its_own_when_unmerged)
 }
 
 /* Reclaims all that it can; tells nothing, as never all of it can be. */
-static void reclaim(int group)
+static void squeeze(int group)
 {
 	group_set(group, "memory.reclaim", "1G");
 }
@@ -233,12 +233,12 @@ static long job_give_up(struct ksm_worker *worker, long group, long seed, long s
 	}
 	close(go[0]);
 	madvise(worker->map, size, MADV_FREE);
-	reclaim(group);
+	squeeze(group);
 	close(go[1]);
 	if (waitpid(pid, &status, 0) != pid || status)
 		return -ECHILD;
 	madvise(worker->map, size, MADV_FREE);
-	reclaim(group);
+	squeeze(group);
 	return count_zero(worker->map, worker->pages);
 }
 
