@@ -5,9 +5,9 @@
 MACHINE ?= x86
 
 # Settings that may be given on the command line or in the environment.
-export J MEM CPUS ACCEL KSRC DEPS SIZE ROUNDS MINUTES SEED
+export CONFIG J MEM CPUS ACCEL KSRC DEPS SIZE ROUNDS MINUTES SEED
 
-.PHONY: help demo check check-base check-builds check-clients bench mutants torture series check-series kernel uml base-kernel base-uml debug-kernel debug-uml kcsan-kernel rt-kernel ksmstat shell clean distclean
+.PHONY: help demo check check-base check-builds check-clients bench mutants torture series check-series deb kernel uml base-kernel base-uml debug-kernel debug-uml kcsan-kernel rt-kernel ksmstat shell clean distclean
 # Each script uses all CPUs by itself.
 .NOTPARALLEL:
 
@@ -20,6 +20,7 @@ help:
 	@echo 'make torture      MINUTES=5 SEED=1 MACHINE=x86: all at random, with KASAN and lockdep'
 	@echo 'make mutants      put bugs in, one by one, and see whether the tests find them'
 	@echo 'make series       build/series/*.patch, as one would send them; check-series tests them'
+	@echo 'make deb          Debian packages of a kernel with this KSM (CONFIG=/boot/config-...)'
 	@echo 'make bench        measure it against the base, 20 minutes; a quiet machine is best'
 	@echo 'make kernel       build/x86_64/bzImage, Linux with this KSM for QEMU'
 	@echo 'make uml          build/uml/linux, the same as a User-Mode Linux program'
@@ -72,6 +73,9 @@ series:
 
 check-series:
 	@scripts/check-series
+
+deb:
+	@scripts/deb
 
 kernel uml base-kernel base-uml debug-kernel debug-uml kcsan-kernel rt-kernel:
 	@scripts/build $@
