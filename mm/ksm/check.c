@@ -43,7 +43,7 @@ static LIST_HEAD(leavers);
 static DEFINE_SPINLOCK(leavers_lock);
 
 /**
- * ksm_check_leave - the sites of an mm are about to go
+ * ksm_check_leave - the sites of an mm are about to go, and its mappings later
  * @mm: nobody uses it any more
  *
  * Context: may sleep.

@@ -422,7 +422,9 @@ void ksm_check_mm(struct ksm_check *check, struct ksm_mm *kmm)
 	mmap_read_lock(mm);
 	if (ksm_mm_lock(kmm)) {
 		check_track(check);
-		check_page_tables(check);
+		/* Who is about to exit may be forgotten already, by unmerging. */
+		if (atomic_read(&mm->mm_users))
+			check_page_tables(check);
 		ksm_mm_unlock(kmm);
 	}
 	mmap_read_unlock(mm);

@@ -16,7 +16,7 @@
 #include <linux/sched/signal.h>
 #include <linux/userfaultfd_k.h>
 
-#include "ksm.h"
+#include "check.h"
 
 /* Places unmerged and bytes walked under one hold of an mm's locks. */
 #define KSM_UNMERGE_PAGES	512
@@ -239,6 +239,7 @@ static int unmerge_mm(struct ksm_mm *kmm)
 	int err = 0, ret = 0;
 
 	if (!mmget_not_zero(mm)) {
+		ksm_check_leave(mm);
 		forget_unmerged(kmm, 0, ULONG_MAX);
 		return 0;
 	}
