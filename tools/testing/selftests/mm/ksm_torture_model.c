@@ -265,7 +265,8 @@ static void report(struct torture_self *self, size_t i, const char *found)
 		     i, self->pages, torture_at(self, i), word, (unsigned long long)good[word],
 		     (unsigned long long)bad[word], wrong, page->content,
 		     page->flags & PAGE_MAYBE ? " or " : " over ", page->under,
-		     count_words(found, nearest), nearest, (unsigned long long)torture->seed, proc->worker,
+		     count_words(found, nearest), nearest,
+		     (unsigned long long)torture->seed, proc->worker,
 		     proc->depth, (unsigned long long)proc->name, getpid(), proc->op,
 		     torture_ops[proc->kind].name, page->flags, (unsigned long long)entry, pfn,
 		     pfn ? (unsigned long long)ksm_page_flags(pfn) : 0ULL, page->when, last);
