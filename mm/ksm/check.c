@@ -73,8 +73,8 @@ bool ksm_check_anyone_leaves(void)
 
 	scoped_guard(spinlock, &leavers_lock) {
 		list_for_each_entry_safe(leaver, next, &leavers, link)
-			/* exit_mmap() is done with it. */
-			if (mtree_empty(&leaver->mm->mm_mt))
+			/* exit_mmap() is done with it; if that is seen late no harm is done. */
+			if (data_race(mtree_empty(&leaver->mm->mm_mt)))
 				list_move(&leaver->link, &gone);
 		any = !list_empty(&leavers);
 	}
