@@ -33,14 +33,17 @@ static struct {
 	bool compared;		/* its sums came to a rest */
 } check_result;		/* ksm_control */
 
-/* An mm that is going away, its sites first and its mappings then. */
+/*
+ * An mm that is going away, its sites first and its mappings then. A reference keeps
+ * the struct, not its page tables, until the next one comes or the checker asks.
+ */
 struct leaver {
 	struct list_head link;
 	struct mm_struct *mm;
 };
 
 static LIST_HEAD(leavers);
-static DEFINE_SPINLOCK(leavers_lock);
+static DEFINE_SPINLOCK(leavers_lock);	/* innermost */
 
 /**
  * ksm_check_leave - the sites of an mm are about to go, and its mappings later
