@@ -7,7 +7,7 @@ MACHINE ?= x86
 # Settings that may be given on the command line or in the environment.
 export CONFIG J MEM CPUS ACCEL KSRC DEPS SIZE ROUNDS MINUTES SEED
 
-.PHONY: help demo check check-base check-builds check-clients bench mutants torture series check-series deb kernel uml base-kernel base-uml debug-kernel debug-uml kcsan-kernel rt-kernel ksmstat shell clean distclean
+.PHONY: help demo check check-base check-builds check-clients check-readme bench mutants torture series check-series deb kernel uml base-kernel base-uml debug-kernel debug-uml kcsan-kernel rt-kernel ksmstat shell clean distclean
 # Each script uses all CPUs by itself.
 .NOTPARALLEL:
 
@@ -17,6 +17,7 @@ help:
 	@echo "make check-base   the base tree's own selftests, in its kernel and in ours"
 	@echo 'make check-builds compile mm/ without what KSM uses, and for other architectures'
 	@echo 'make check-clients  QEMU, node_exporter, stress-ng and ksmtuned work with it'
+	@echo 'make check-readme  run all commands that README names, for hours'
 	@echo 'make torture      MINUTES=5 SEED=1 MACHINE=x86: all at random, with KASAN and lockdep'
 	@echo 'make mutants      put bugs in, one by one, and see whether the tests find them'
 	@echo 'make series       build/series/*.patch, as one would send them; check-series tests them'
@@ -58,6 +59,9 @@ check-builds:
 
 check-clients:
 	@scripts/check-clients
+
+check-readme:
+	@scripts/check readme -a
 
 bench:
 	@scripts/bench

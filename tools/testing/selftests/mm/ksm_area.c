@@ -364,4 +364,35 @@ TEST_F(area, said_to_be_cold_holds_what_it_held_while_ksmd_races)
 	EXPECT_HELD(self->map);
 }
 
+/* Pages that one page table maps, where it is 4 KiB of entries of 8 bytes or larger. */
+#define TABLE		(2UL << 20)
+
+/*
+ * Empty pages that take the place of full ones, with the page tables of those, are empty
+ * for the process, too: no TLB still knows the old ones. ksmd has no part in it.
+ */
+TEST(moved_onto_the_pages_of_a_whole_table_leaves_none_of_them)
+{
+	char *map = mmap(NULL, 6 * TABLE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	char *full = (char *)(((uintptr_t)map + TABLE - 1) & ~(TABLE - 1));
+	char *sparse = full + 3 * TABLE;
+	size_t wrong = 0;
+
+	ASSERT_NE(MAP_FAILED, map);
+	madvise(map, 6 * TABLE, MADV_NOHUGEPAGE);
+	memset(full, 1, TABLE);
+	*sparse = 2;
+	/* Nothing beside it keeps its page table. */
+	ASSERT_EQ(0, munmap(map, full - map));
+	ASSERT_EQ(0, munmap(full + TABLE, 2 * TABLE));
+	ASSERT_EQ(full, mremap(sparse, TABLE, TABLE, MREMAP_MAYMOVE | MREMAP_FIXED, full));
+	EXPECT_EQ(2, *full);
+	for (size_t at = psize(); at < TABLE; at += psize())
+		wrong += full[at] != 0;
+	EXPECT_EQ(0, wrong);
+	munmap(full, TABLE);
+	munmap(sparse + TABLE, map + 6 * TABLE - (sparse + TABLE));
+}
+
 TEST_HARNESS_MAIN
