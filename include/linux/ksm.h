@@ -109,7 +109,8 @@ static inline long mm_ksm_zero_pages(struct mm_struct *mm)
  */
 static inline void ksm_fork(struct mm_struct *mm, struct mm_struct *oldmm)
 {
-	if (mm_flags_test(MMF_VM_MERGEABLE, oldmm))
+	/* An original for which there was no memory may have a copy for which there is. */
+	if (mm_flags_test(MMF_VM_MERGEABLE, oldmm) || mm_flags_test(MMF_VM_MERGE_ANY, mm))
 		__ksm_enter(mm);
 }
 

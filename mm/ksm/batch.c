@@ -38,6 +38,7 @@ void ksm_batch_free(struct ksm_batch *batch)
 /**
  * ksm_forget_record - make a page record know nothing
  * @kmm: whose
+ * @addr: of the page
  * @rec: the record
  * @wait: whether to sleep for the lock of a merged folio
  *
@@ -45,7 +46,7 @@ void ksm_batch_free(struct ksm_batch *batch)
  * Return: false when a merged folio is locked and @wait is not set; nothing
  * changed.
  */
-bool ksm_forget_record(struct ksm_mm *kmm, struct ksm_record rec, bool wait)
+bool ksm_forget_record(struct ksm_mm *kmm, unsigned long addr, struct ksm_record rec, bool wait)
 {
 	union ksm_word word = ksm_record_word(rec);
 
@@ -54,7 +55,7 @@ bool ksm_forget_record(struct ksm_mm *kmm, struct ksm_record rec, bool wait)
 		ksm_unstable_del(word.candidate);
 		break;
 	case KSM_MERGED:
-		if (!ksm_site_leave(word.site, kmm->slot.mm, wait))
+		if (!ksm_site_leave(word.site, kmm->slot.mm, addr, wait))
 			return false;
 		break;
 	default:
@@ -78,7 +79,7 @@ void ksm_forget_range(struct ksm_mm *kmm, unsigned long start, unsigned long las
 	struct ksm_record rec;
 
 	while (ksm_track_next(&kmm->track, &addr, last, &rec)) {
-		ksm_forget_record(kmm, rec, true);
+		ksm_forget_record(kmm, addr, rec, true);
 		cond_resched();
 		if (last - addr < PAGE_SIZE)
 			break;
@@ -142,7 +143,7 @@ static bool dirty_bit_told(const struct ksm_item *item)
 /* The page is no candidate, or not any more: the next pass will tell. */
 static void watch(struct ksm_mm *kmm, struct ksm_record rec, const struct ksm_item *item)
 {
-	if (was_merged(kmm, rec, item->addr) || !ksm_forget_record(kmm, rec, false))
+	if (was_merged(kmm, rec, item->addr) || !ksm_forget_record(kmm, item->addr, rec, false))
 		return;
 	if (dirty_bit_told(item))
 		ksm_track_set(&kmm->track, rec, KSM_CLEANED, (union ksm_word){});
@@ -202,7 +203,8 @@ static int merge_with_stable(struct ksm_mm *kmm, struct vm_area_struct *vma,
 static int merge_with_zero(struct ksm_mm *kmm, struct vm_area_struct *vma,
 			   const struct ksm_item *item)
 {
-	if (!READ_ONCE(ksm_use_zero_pages) || !ksm_key_is_zero(item->key, pfn_to_nid(item->pfn)))
+	if (!READ_ONCE(ksm_use_zero_pages) || mm_forbids_zeropage(kmm->slot.mm) ||
+	    !ksm_key_is_zero(item->key, pfn_to_nid(item->pfn)))
 		return -ENOENT;
 	return ksm_merge_zero(kmm, vma, item->addr);
 }
@@ -347,7 +349,7 @@ static void file_gone(struct ksm_mm *kmm, const struct ksm_item *item)
 	struct ksm_record rec;
 
 	if (ksm_track_find(&kmm->track, item->addr, &rec))
-		ksm_forget_record(kmm, rec, false);
+		ksm_forget_record(kmm, item->addr, rec, false);
 }
 
 static void file_items(struct ksm_batch *batch)
@@ -495,7 +497,7 @@ unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_
 	batch->pass = atomic_long_read(&ksm_stat.passes);
 	batch->considered = 0;
 	batch->sweeping = sweeping;
-	batch->refresh_all = (int)(READ_ONCE(ksm_refresh_until) - batch->pass) > 0;
+	batch->refresh_all = ksm_refresh_passes;
 	batch->noted = ksm_any_frame_noted();
 	batch->skipped = 0;
 	batch->handed_over = 0;

@@ -66,9 +66,15 @@ void ksm_frame_note(struct folio *folio)
 	unsigned int now = READ_ONCE(noted.now);
 	unsigned long i;
 
-	for (i = 0; i < folio_nr_pages(folio); i++)
-		set_bit((folio_pfn(folio) + i) % NOTED_FRAMES, noted.frames[now]);
-	WRITE_ONCE(noted.any[now], true);
+	for (i = 0; i < folio_nr_pages(folio); i++) {
+		unsigned long bit = (folio_pfn(folio) + i) % NOTED_FRAMES;
+
+		/* Others may want to note theirs in the same cache line. */
+		if (!test_bit(bit, noted.frames[now]))
+			set_bit(bit, noted.frames[now]);
+	}
+	if (!READ_ONCE(noted.any[now]))
+		WRITE_ONCE(noted.any[now], true);
 }
 
 /**

@@ -20,7 +20,8 @@ static bool batch_is_full(const struct ksm_batch *batch)
 	if (batch->work >= batch->max_work || batch->nr_items >= KSM_BATCH_PAGES)
 		return true;
 	/* Lets writers of the mm's layout in early. */
-	return batch->nr_items >= KSM_BATCH_HURRIED &&
+	return (batch->nr_items >= KSM_BATCH_HURRIED ||
+		batch->work >= KSM_BATCH_HURRIED * KSM_COST_HASHED) &&
 	       mmap_lock_is_contended(batch->kmm->slot.mm);
 }
 
@@ -69,7 +70,7 @@ static bool forget_gap(struct ksm_batch *batch, unsigned long last)
 				ksm_track_trim(track, start, addr - 1);
 			return false;
 		}
-		ksm_forget_record(batch->kmm, rec, false);
+		ksm_forget_record(batch->kmm, addr, rec, false);
 		if (last - addr < PAGE_SIZE)
 			break;
 		addr += PAGE_SIZE;
@@ -98,6 +99,7 @@ static void see_nothing(struct ksm_batch *batch, unsigned long addr)
 {
 	struct ksm_record rec;
 
+	batch->work += KSM_COST_UNCHANGED;
 	if (find_record(batch, addr, &rec) && ksm_record_state(rec) != KSM_UNSEEN)
 		add_item(batch, addr, NULL, KSM_SIGHT_GONE);
 }
@@ -124,6 +126,7 @@ static void see_absent(struct ksm_batch *batch, unsigned long addr, softleaf_t e
 {
 	struct ksm_record rec;
 
+	batch->work += KSM_COST_UNCHANGED;
 	if (!find_record(batch, addr, &rec))
 		return;
 	if (ksm_record_state(rec) == KSM_MERGED && may_return(ksm_record_word(rec).site, entry))
@@ -411,7 +414,7 @@ static unsigned long walk_huge(struct ksm_batch *batch, struct vm_area_struct *v
 	struct page *page = pmd_present(pmd) ? vm_normal_page_pmd(vma, start, pmd) : NULL;
 	unsigned int nr;
 
-	/* Migrating, or the huge zero page: as it was until the next pass. */
+	/* Migrating: as it was until the next pass. */
 	if (!page)
 		return end;
 	if (!batch->sweeping && batch->dirty_bit && PageAnon(page) &&
@@ -435,6 +438,20 @@ static unsigned long walk_huge(struct ksm_batch *batch, struct vm_area_struct *v
 	return addr;
 }
 
+/* The huge zero page, or one in a device's memory: nothing that could merge. */
+static bool huge_is_gap(struct vm_area_struct *vma, unsigned long addr, pmd_t pmd)
+{
+	if (!pmd_present(pmd))
+		return !pmd_is_migration_entry(pmd);
+	return !vm_normal_page_pmd(vma, addr & PMD_MASK, pmd);
+}
+
+/* No page table, or none that has to do with us. */
+static int walk_gap(struct ksm_batch *batch, unsigned long end)
+{
+	return !forget_gap(batch, end - 1) || was_last_part(batch);
+}
+
 static int walk_pmd(pmd_t *pmd, unsigned long addr, unsigned long end, struct mm_walk *walk)
 {
 	struct ksm_batch *batch = walk->private;
@@ -443,8 +460,14 @@ static int walk_pmd(pmd_t *pmd, unsigned long addr, unsigned long end, struct mm
 
 	ptl = pmd_trans_huge_lock(pmd, walk->vma);
 	if (ptl) {
-		batch->next = walk_huge(batch, walk->vma, pmd, addr, end);
+		bool gap = huge_is_gap(walk->vma, addr, pmdp_get(pmd));
+
+		if (!gap)
+			batch->next = walk_huge(batch, walk->vma, pmd, addr, end);
 		spin_unlock(ptl);
+		/* Sites cannot be given up under a page table lock. */
+		if (gap)
+			return walk_gap(batch, end);
 	} else {
 		ptep = pte_offset_map_lock(walk->mm, pmd, addr, &ptl);
 		if (!ptep) {
@@ -457,10 +480,9 @@ static int walk_pmd(pmd_t *pmd, unsigned long addr, unsigned long end, struct mm
 	return batch_is_full(batch) || was_last_part(batch);
 }
 
-/* No page table. */
 static int walk_hole(unsigned long addr, unsigned long end, int depth, struct mm_walk *walk)
 {
-	return !forget_gap(walk->private, end - 1) || was_last_part(walk->private);
+	return walk_gap(walk->private, end);
 }
 
 static const struct mm_walk_ops collect_ops = {

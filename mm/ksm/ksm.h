@@ -217,7 +217,7 @@ static inline u32 *ksm_block_heads(struct ksm_block *block)
 #define KSM_STATE_MASK		((1U << KSM_STATE_BITS) - 1)
 static_assert(KSM_NR_STATES <= 1 << KSM_STATE_BITS);
 
-/* No page has it. */
+/* No page has it; its tag is that of one frame in 2 TiB. */
 #define KSM_NO_PFN		(~0UL)
 
 /* Low bits of a PFN: different PFNs with one tag are 2 TiB apart at 4 KiB a page. */
@@ -477,7 +477,8 @@ struct ksm_site *ksm_site_inherit(struct ksm_stable *stable, const struct vm_are
 				  unsigned long addr);
 void ksm_site_bequeath(struct ksm_site *site);
 void ksm_site_drop(struct ksm_site *site, struct folio *folio);
-bool ksm_site_leave(struct ksm_site *site, const struct mm_struct *mm, bool wait);
+bool ksm_site_leave(struct ksm_site *site, const struct mm_struct *mm, unsigned long addr,
+		    bool wait);
 unsigned int ksm_site_prune_heirs(unsigned int max, bool wait);
 unsigned int ksm_site_nr_heirs(void);
 bool ksm_site_reaches(const struct ksm_site *site, const struct vm_area_struct *vma,
@@ -490,7 +491,7 @@ void ksm_frames_begin_pass(void);
 
 /* ---- batch and scan ---- */
 
-bool ksm_forget_record(struct ksm_mm *kmm, struct ksm_record rec, bool wait);
+bool ksm_forget_record(struct ksm_mm *kmm, unsigned long addr, struct ksm_record rec, bool wait);
 void ksm_forget_range(struct ksm_mm *kmm, unsigned long start, unsigned long last);
 
 /* Pages hashed under one hold of the locks: bounds what others wait for. */
@@ -506,8 +507,8 @@ void ksm_forget_range(struct ksm_mm *kmm, unsigned long start, unsigned long las
 /* An mm without pages is work, too; so is what is gone over to find none. */
 #define KSM_COST_MM		16
 #define KSM_COST_PART		8
-/* In passes before this number all pages are hashed again. */
-extern unsigned int ksm_refresh_until;
+/* In so many passes, this one included, all pages are hashed again; ksm_control. */
+extern unsigned int ksm_refresh_passes;
 /*
  * What is gone over under one hold of the locks, pages in it or not: page tables, holes
  * where there could be one, VMAs that do not take part.
@@ -578,7 +579,7 @@ bool ksm_pages_equal(struct page *a, struct page *b);
 struct page *ksm_get_page(struct vm_area_struct *vma, unsigned long addr);
 struct folio *ksm_lock_small_folio(struct page *page);
 int ksm_write_protect(struct vm_area_struct *vma, unsigned long addr, struct folio *folio,
-		      struct page *page);
+		      struct page *page, bool *shared);
 int ksm_exchange_page(struct vm_area_struct *vma, unsigned long addr, struct page *page,
 		      struct page *kpage);
 void ksm_put_replaced(struct page *page);

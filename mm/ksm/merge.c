@@ -24,7 +24,7 @@ static int record_site(struct ksm_mm *kmm, unsigned long addr, struct ksm_site *
 
 	if (err)
 		return err;
-	if (!ksm_forget_record(kmm, rec, false))
+	if (!ksm_forget_record(kmm, addr, rec, false))
 		return -EAGAIN;
 	ksm_track_set(&kmm->track, rec, KSM_MERGED, (union ksm_word){ .site = site });
 	ksm_record_set_tag(rec, folio_pfn(folio));
@@ -282,15 +282,16 @@ static int promote_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, unsign
 			  struct page *page, u64 key, u64 *now)
 {
 	struct folio *folio = page_folio(page);
+	bool shared;
 	int err;
 
-	err = ksm_write_protect(vma, addr, folio, page);
+	err = ksm_write_protect(vma, addr, folio, page, &shared);
 	if (err)
 		return err;
 	*now = page_key_now(page);
 	if (*now != key)
 		return -ENOENT;
-	if (folio_mapcount(folio) > 1 || folio_test_lazyfree(folio))
+	if (shared || folio_test_lazyfree(folio))
 		return promote_copy(kmm, vma, addr, page, key);
 	return plant_node(kmm, vma, addr, folio, key);
 }
@@ -324,8 +325,10 @@ int ksm_promote(struct ksm_mm *kmm, unsigned long addr, u64 key, unsigned long p
 	    ksm_record_word(rec).candidate->node.key != key)
 		return err;
 	page = ksm_get_page(vma, addr);
-	if (!page)
+	if (!page) {
+		ksm_forget_record(kmm, addr, rec, false);
 		return err;
+	}
 	mine = page_to_pfn(page);
 	if (mine == pfn)
 		goto put;
@@ -343,7 +346,7 @@ int ksm_promote(struct ksm_mm *kmm, unsigned long addr, u64 key, unsigned long p
 	}
 	/* It steps back: who cannot be merged now must not keep others apart. */
 	if (now != key || err == -EAGAIN) {
-		ksm_forget_record(kmm, rec, false);
+		ksm_forget_record(kmm, addr, rec, false);
 		ksm_track_set(&kmm->track, rec, KSM_HASHED, (union ksm_word){ .key = now });
 		err = -ENOENT;
 	}

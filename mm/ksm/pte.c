@@ -53,10 +53,18 @@ struct page *ksm_get_page(struct vm_area_struct *vma, unsigned long addr)
 	return page;
 }
 
-/* References of page tables, of the swap cache and of the caller. */
+/*
+ * References of page tables, of the swap cache and of the caller. A fork or an exit of
+ * others, between two looks, must not hide a reference that is none of these.
+ */
 static bool refs_accounted_for(const struct folio *folio)
 {
-	return folio_ref_count(folio) == folio_mapcount(folio) + folio_test_swapcache(folio) + 1;
+	int mapped = folio_mapcount(folio), refs;
+
+	smp_rmb();	/* a fork takes its reference before it maps the page ... */
+	refs = folio_ref_count(folio);
+	smp_rmb();	/* ... and who unmaps it drops that after */
+	return refs == mapped + folio_test_swapcache(folio) + 1 && mapped == folio_mapcount(folio);
 }
 
 /*
@@ -76,6 +84,9 @@ static int take_pte(struct vm_area_struct *vma, unsigned long addr, pte_t *ptep,
 	struct folio *folio = page_folio(page);
 	bool exclusive = PageAnonExclusive(page);
 
+	/* A device may have made it its own since it was found. */
+	if (!pte_present(ptep_get(ptep)))
+		return -EAGAIN;
 	/* Protection that traps reads too would be lost with the old PTE. */
 	if (userfaultfd_rwp(vma) && pte_uffd(ptep_get(ptep)))
 		return -EAGAIN;
@@ -98,15 +109,17 @@ static int take_pte(struct vm_area_struct *vma, unsigned long addr, pte_t *ptep,
  * @addr: page aligned, inside @vma
  * @folio: small; what should be mapped there
  * @page: its page
+ * @shared: result: others map the folio, too
  *
  * Other mappings of the folio are read-only already, or the page would be
- * exclusive to this one.
+ * exclusive to this one. If there are none there will be none as long as the locks
+ * are held, but this one may go: others could come by fork or swap-in only.
  *
  * Context: mmap_lock held, @folio locked, one reference held; may sleep.
  * Return: 0; -EAGAIN when the page is not there, or held by others.
  */
 int ksm_write_protect(struct vm_area_struct *vma, unsigned long addr, struct folio *folio,
-		      struct page *page)
+		      struct page *page, bool *shared)
 {
 	DEFINE_FOLIO_VMA_WALK(pvmw, folio, vma, addr, 0);
 	struct mmu_notifier_range range;
@@ -118,6 +131,7 @@ int ksm_write_protect(struct vm_area_struct *vma, unsigned long addr, struct fol
 	if (page_vma_mapped_walk(&pvmw)) {
 		if (!WARN_ON_ONCE(!pvmw.pte))
 			err = take_pte(vma, addr, pvmw.pte, page, &pte);
+		*shared = folio_mapcount(folio) > 1;
 		if (!err)
 			set_pte_at(vma->vm_mm, addr, pvmw.pte, pte_mkclean(pte));
 		page_vma_mapped_walk_done(&pvmw);

@@ -126,7 +126,23 @@ static bool may_map_merged(struct folio *folio, struct vm_area_struct *vma, unsi
 	return false;
 }
 
-/* A swap cache folio that belongs to another place than the one that faults. */
+/* Whether walks from a folio's anon_vma, which may be gone, find a VMA. */
+static bool anon_vma_reaches(const struct anon_vma *anon_vma, const struct vm_area_struct *vma)
+{
+	const struct anon_vma_chain *avc;
+
+	list_for_each_entry(avc, &vma->anon_vma_chain, same_vma) {
+		if (avc->anon_vma == anon_vma)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * A swap cache folio that belongs to another place than the one that faults. Where
+ * that was is no relative of this one perhaps, and may have exited: its anon_vma is
+ * not looked at.
+ */
 static bool needs_copy(struct folio *folio, struct vm_area_struct *vma, unsigned long addr)
 {
 	struct anon_vma *anon_vma;
@@ -139,7 +155,7 @@ static bool needs_copy(struct folio *folio, struct vm_area_struct *vma, unsigned
 	if (!anon_vma)
 		return false;
 	return folio->index != linear_anon_page_index(vma, addr) ||
-	       anon_vma->root != vma->anon_vma->root;
+	       !anon_vma_reaches(anon_vma, vma);
 }
 
 /**

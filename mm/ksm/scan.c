@@ -18,7 +18,7 @@ DEFINE_MUTEX(ksm_control);
 unsigned int ksm_run = KSM_RUN_STOP;
 unsigned int ksm_pages_to_scan = KSM_PAGES_TO_SCAN;
 bool ksm_smart_scan = true;
-unsigned int ksm_refresh_until;
+unsigned int ksm_refresh_passes;
 
 static unsigned int sleep_millisecs = 20;
 
@@ -52,7 +52,7 @@ void ksm_scan_wake(void)
  */
 void ksm_scan_kick(void)
 {
-	atomic_inc(&scan.calls);
+	atomic_inc_return_release(&scan.calls);	/* pairs with scan_sleep() */
 	ksm_scan_wake();
 }
 
@@ -123,6 +123,8 @@ static bool begin_sweep(void)
 static void end_pass(void)
 {
 	scan.in_pass = false;
+	if (ksm_refresh_passes)
+		ksm_refresh_passes--;
 	ksm_advisor_end_pass();
 	ksm_sight_end_pass();
 	trace_ksm_stop_scan(atomic_long_read(&ksm_stat.passes), ksm_stat_records());
@@ -212,7 +214,7 @@ static void scan_idle(void)
 
 static void scan_sleep(void)
 {
-	int calls = atomic_read(&scan.calls);
+	int calls = atomic_read_acquire(&scan.calls);
 
 	if (!scan_should_run()) {
 		scan_idle();

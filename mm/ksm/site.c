@@ -129,13 +129,15 @@ void ksm_site_bequeath(struct ksm_site *site)
 	guard(spinlock)(&root->lock);
 	site->heir = true;
 	stable->nr_heirs++;
+	scoped_guard(spinlock, &heirs.lock) {
+		if (list_empty(&stable->heirs)) {
+			list_add_tail(&stable->heirs, &heirs.list);
+			WRITE_ONCE(heirs.nr, heirs.nr + 1);
+		}
+	}
+	smp_mb__before_atomic();	/* pairs with something_is_merged() */
 	if (!--stable->nr_sites)
 		atomic_long_dec(&ksm_stat.shared);
-	guard(spinlock)(&heirs.lock);
-	if (list_empty(&stable->heirs)) {
-		list_add_tail(&stable->heirs, &heirs.list);
-		heirs.nr++;
-	}
 }
 
 /**
@@ -184,21 +186,22 @@ static bool site_has_double(const struct ksm_site *site)
 }
 
 /*
- * Whether others than @mm may have forked from the site, or @mm has a second
- * place that stems from it. Without the lock the answer is yes: an heir too
+ * Whether others than @mm may have forked from the site, or @mm has a place that
+ * stems from it besides @own. Without the lock the answer is yes: an heir too
  * many costs a little memory until it is pruned.
  */
-static bool site_has_relatives(const struct ksm_site *site, const struct mm_struct *mm)
+static bool site_has_relatives(const struct ksm_site *site, const struct mm_struct *mm,
+			       unsigned long own)
 {
 	struct anon_vma *anon_vma = site->anon_vma;
 	struct anon_vma_chain *avc;
-	unsigned int places = 0;
 	bool found = false;
 
 	if (!anon_vma_trylock_read(anon_vma))
 		return true;
 	anon_rmap_tree_foreach(avc, anon_vma, site->pgoff, site->pgoff) {
-		found = avc->vma->vm_mm != mm || ++places > 1;
+		found = avc->vma->vm_mm != mm ||
+			vma_anon_address(avc->vma, site->pgoff, 1) != own;
 		if (found)
 			break;
 	}
@@ -210,6 +213,7 @@ static bool site_has_relatives(const struct ksm_site *site, const struct mm_stru
  * ksm_site_leave - a site's own mapping is gone or about to go
  * @site: owned by no record any more, unless this fails
  * @mm: whose it was
+ * @addr: where
  * @wait: whether to sleep for the folio's lock
  *
  * Frees the site or makes it an heir; frees the node with its last site.
@@ -217,14 +221,15 @@ static bool site_has_relatives(const struct ksm_site *site, const struct mm_stru
  * Context: the mm's records locked; sleeps if @wait.
  * Return: false when the folio is locked and @wait is not set; nothing changed.
  */
-bool ksm_site_leave(struct ksm_site *site, const struct mm_struct *mm, bool wait)
+bool ksm_site_leave(struct ksm_site *site, const struct mm_struct *mm, unsigned long addr,
+		    bool wait)
 {
 	struct folio *folio = ksm_stable_lock_folio(site->stable, wait);
 
 	if (IS_ERR(folio))
 		return false;
 	trace_ksm_remove_rmap_item(READ_ONCE(site->stable->pfn), (void *)site->pgoff, (void *)mm);
-	if (folio && folio_mapped(folio) && site_has_relatives(site, mm) &&
+	if (folio && folio_mapped(folio) && site_has_relatives(site, mm, addr) &&
 	    !site_has_double(site))
 		ksm_site_bequeath(site);
 	else

@@ -167,7 +167,7 @@ struct folio *ksm_stable_get_folio(const struct ksm_stable *stable)
 			cpu_relax();
 		}
 		smp_rmb();	/* pairs with smp_wmb() in folio_migrate_ksm() */
-		if (READ_ONCE(stable->pfn) != pfn)
+		if (smp_load_acquire(&stable->pfn) != pfn)
 			continue;
 		/* There and back again by two migrations is not gone. */
 		if (freed || !ksm_stable_owns(stable, folio))

@@ -16,6 +16,18 @@ static int parse_uint(const char *buf, unsigned int *value)
 	return kstrtouint(buf, 10, value) ? -EINVAL : 0;
 }
 
+/*
+ * Under ksm_control nothing becomes a merged folio. Where heirs are left one may be
+ * shared again, by a child that ksmd has not come to yet.
+ */
+static bool something_is_merged(void)
+{
+	if (atomic_long_read(&ksm_stat.shared))
+		return true;
+	smp_rmb();	/* pairs with ksm_site_bequeath() */
+	return ksm_site_prune_heirs(ksm_site_nr_heirs(), true);
+}
+
 static ssize_t run_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
 {
 	return sysfs_emit(buf, "%u\n", READ_ONCE(ksm_run));
@@ -103,10 +115,10 @@ static ssize_t merge_across_nodes_store(struct kobject *kobj, struct kobj_attrib
 	guard(mutex)(&ksm_control);
 	if (ksm_merge_across_nodes == value)
 		return count;
-	if (atomic_long_read(&ksm_stat.shared))
+	if (something_is_merged())
 		return -EBUSY;
 	WRITE_ONCE(ksm_merge_across_nodes, value);
-	WRITE_ONCE(ksm_refresh_until, atomic_long_read(&ksm_stat.passes) + 2);
+	ksm_refresh_passes = 2;
 	return count;
 }
 #endif
@@ -130,7 +142,7 @@ static ssize_t max_page_sharing_store(struct kobject *kobj, struct kobj_attribut
 	guard(mutex)(&ksm_control);
 	if (ksm_max_page_sharing == value)
 		return count;
-	if (atomic_long_read(&ksm_stat.shared))
+	if (something_is_merged())
 		return -EBUSY;
 	WRITE_ONCE(ksm_max_page_sharing, value);
 	return count;

@@ -326,7 +326,7 @@ bool ksm_track_next(struct ksm_track *track, unsigned long *addr, unsigned long 
  * @addr: first byte of the range; blocks that it only touches count as in it
  * @last: last byte of the range
  *
- * Context: the owner's lock held. Invalidates struct ksm_record of the range.
+ * Context: the owner's lock held; may sleep. Invalidates struct ksm_record of the range.
  */
 void ksm_track_trim(struct ksm_track *track, unsigned long addr, unsigned long last)
 {
@@ -334,6 +334,7 @@ void ksm_track_trim(struct ksm_track *track, unsigned long addr, unsigned long l
 	struct ksm_block *block;
 
 	xa_for_each_range(&track->blocks, index, block, block_index(addr), block_index(last)) {
+		cond_resched();
 		if (block->used)
 			continue;
 		xa_erase(&track->blocks, index);

@@ -251,7 +251,6 @@ static int unmerge_mm(struct ksm_mm *kmm)
 			break;
 		cond_resched();
 	}
-	kmm->next = 0;
 	mmput(mm);
 	return addr == ULONG_MAX ? ret : err;
 }
@@ -296,10 +295,13 @@ int ksm_unmerge_all(void)
 	/* Who wants the memory is whom to kill when there is none. */
 	set_current_oom_origin();
 	ksm_registry_rewind(true);
-	while ((!err || err == -EBUSY) && (kmm = ksm_registry_current())) {
-		err = unmerge_mm(kmm);
+	while ((kmm = ksm_registry_current())) {
+		if (!err || err == -EBUSY)
+			err = unmerge_mm(kmm);
 		if (err == -EBUSY)
 			ret = err;
+		/* The next pass sees all of it, whether it was unmerged or not. */
+		kmm->next = 0;
 		ksm_registry_advance(kmm);
 		ksm_mm_put(kmm);
 	}

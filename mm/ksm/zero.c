@@ -44,7 +44,7 @@ static int merge_zero_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, uns
 {
 	struct ksm_record rec;
 
-	if (ksm_track_find(&kmm->track, addr, &rec) && !ksm_forget_record(kmm, rec, false))
+	if (ksm_track_find(&kmm->track, addr, &rec) && !ksm_forget_record(kmm, addr, rec, false))
 		return -EAGAIN;
 	return ksm_exchange_page(vma, addr, page, ZERO_PAGE(addr));
 }
@@ -52,12 +52,12 @@ static int merge_zero_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, uns
 /**
  * ksm_merge_zero - let an empty page be replaced by the zero page
  * @kmm: whose page
- * @vma: mergeable
+ * @vma: mergeable, of an mm that may map the zero page
  * @addr: page aligned, inside @vma
  *
  * Context: the mmap_lock and @kmm locked; waits for no folio.
  * Return: 0; -ENOENT when there is no page or it is not empty; -EAGAIN when it
- * is in use otherwise; -EPERM where the mm may not map the zero page.
+ * is in use otherwise.
  */
 int ksm_merge_zero(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr)
 {
@@ -65,8 +65,6 @@ int ksm_merge_zero(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long
 	struct page *page;
 	int err = -ENOENT;
 
-	if (mm_forbids_zeropage(vma->vm_mm))
-		return -EPERM;
 	page = ksm_get_page(vma, addr);
 	if (!page)
 		return err;

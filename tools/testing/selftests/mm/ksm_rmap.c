@@ -205,6 +205,48 @@ TEST_F(family, swapped_page_is_copied_for_a_stranger_and_counted)
 		EXPECT_NE(pfn(&worker[PARENT], i), pfn(&worker[STRANGER], i));
 }
 
+/* Does the stranger map an ordinary page of the parent's? */
+static size_t count_shared_with_stranger(struct ksm_worker *worker)
+{
+	size_t count = 0;
+
+	for (size_t i = 0; i < PAGES; i++)
+		count += pfn(&worker[PARENT], i) == pfn(&worker[STRANGER], i);
+	return count;
+}
+
+#define HUGE_16	"/sys/kernel/mm/transparent_hugepage/hugepages-16kB/enabled"
+
+/* Where slots lie side by side one large folio for several could come back. */
+TEST_F(family, swapped_pages_come_back_small_for_strangers)
+{
+	struct ksm_worker *worker = self->ksm.workers;
+	const char *why = no_swapping(self->has_group);
+	char text[64];
+
+	if (why)
+		SKIP(return, "%s", why);
+	if (ksm_read_text(HUGE_16, text, sizeof(text)) || !strstr(text, "[never]"))
+		SKIP(return, "needs hugepages-16kB, which are off");
+	for (unsigned int round = 0; round < 8; round++) {
+		bool out = swap_out(worker);
+		size_t shared;
+
+		ASSERT_EQ(0, ksm_write_text(HUGE_16, "always"));
+		EXPECT_EQ(-1, wrong(&worker[PARENT]));
+		shared = count_shared_with_stranger(worker);
+		EXPECT_EQ(-1, wrong(&worker[STRANGER]));
+		shared += count_shared_with_stranger(worker);
+		ASSERT_EQ(0, ksm_write_text(HUGE_16, "never"));
+		ASSERT_TRUE(out);
+		ASSERT_EQ(0, shared);
+		EXPECT_FAMILY_UNHARMED(worker);
+		ASSERT_TRUE(ksm_merge_all());
+		ASSERT_TRUE(ksm_wait_until(count_one_pages(worker) == PAGES));
+		ASSERT_EQ(0, ksm_set("run", "0"));
+	}
+}
+
 TEST_F(family, swapped_page_can_be_written_by_each)
 {
 	struct ksm_worker *worker = self->ksm.workers;

@@ -274,6 +274,31 @@ TEST_F(copies, forbid_another_limit_until_all_are_unmerged)
 	EXPECT_ALL_HOLD(worker, WORKERS, SEED, 0);
 }
 
+/*
+ * Who merged the pages has unmerged them, and ksmd has not met the child that maps them
+ * still: it is to share them under the limit that they have.
+ */
+TEST_F(limit, is_not_changed_under_pages_that_only_a_child_maps)
+{
+	struct ksm_worker *child = self->ksm.workers;
+	char *map = ksm_map_registered(2);
+
+	ASSERT_NE(NULL, map);
+	ksm_fill(map, 2, SEED, 0);
+	ASSERT_TRUE(ksm_merge_all());
+	ASSERT_EQ(0, ksm_set("run", "0"));
+	ASSERT_TRUE(ksm_fork_worker(&self->ksm, 0, map, 2));
+	ASSERT_EQ(0, ksm_unmergeable(map, 2));
+	ASSERT_EQ(2, ksm_count_merged(child->pid, map, 2));
+	EXPECT_EQ(0, ksm_get("pages_shared"));
+	EXPECT_EQ(-EBUSY, ksm_set_number("max_page_sharing", variant->limit + 1));
+	EXPECT_TRUE(ksm_check());
+	EXPECT_TRUE(ksm_merge_all());
+	EXPECT_COUNTERS(1, 1, 0);
+	ASSERT_TRUE(ksm_end_worker(child));
+	EXPECT_TRUE(ksm_wait_until(!ksm_set_number("max_page_sharing", variant->limit + 1)));
+}
+
 enum { WRITE, DISCARD, UNMAP, WAYS };
 
 /* What a worker writes to its pages when they are to be unlike any others. */

@@ -14,6 +14,8 @@
 
 #define SEED	1000
 
+#define KPF_ZERO_PAGE	BIT_ULL(24)
+
 FIXTURE(huge_page)
 {
 	struct ksm_test ksm;
@@ -117,6 +119,38 @@ TEST_F(huge_page, merges_page_by_page_with_another)
 	EXPECT_EQ(0, ksm_count_merged(getpid(), other, self->pages));
 	EXPECT_EQ(-1, ksm_first_wrong(self->map, self->pages, SEED, 1));
 	EXPECT_EQ(-1, ksm_first_wrong(other, self->pages, SEED, 1));
+}
+
+/* A page that is nothing but zeroes, of the kernel's one huge page of these. */
+static bool is_huge_zero(const char *map)
+{
+	const uint64_t wanted = KPF_ZERO_PAGE | KPF_THP;
+
+	return (ksm_page_flags(ksm_pfn(getpid(), map)) & wanted) == wanted;
+}
+
+/* Nothing is known of pages that were given up, though something is there again. */
+TEST_F(huge_page, that_is_given_up_and_read_again_shares_nothing)
+{
+	char *twins = ksm_map_registered(self->pages);
+
+	ASSERT_NE(NULL, twins);
+	ksm_fill(twins, self->pages, SEED, 1);
+	ksm_fill(self->small, 1, SEED - 1, 0);
+	ASSERT_TRUE(ksm_merge_all());
+	ASSERT_TRUE(ksm_wait_until(ksm_get("pages_sharing") == (long)self->pages));
+	ASSERT_EQ(0, ksm_set("run", "0"));
+	ASSERT_EQ(0, madvise(self->map, self->size, MADV_HUGEPAGE));
+	ASSERT_EQ(0, madvise(self->map, self->size, MADV_DONTNEED));
+	ASSERT_EQ(0, *(volatile char *)self->map);
+	if (!is_huge_zero(self->map))
+		SKIP(return, "no huge zero page was mapped");
+	ASSERT_EQ(0, ksm_set("run", "1"));
+	ASSERT_TRUE(ksm_wait_passes(KSM_MERGE_PASSES));
+	EXPECT_EQ(0, ksm_get("pages_sharing"));
+	EXPECT_EQ(self->pages, ksm_get("pages_shared"));
+	EXPECT_EQ(self->pages, ksm_proc_stat(getpid(), "ksm_merging_pages"));
+	EXPECT_EQ(-1, ksm_first_wrong(twins, self->pages, SEED, 1));
 }
 
 TEST_HARNESS_MAIN
