@@ -97,3 +97,20 @@ check_kernel_doc()
 		sort -u "$log" | failed "kernel-doc; log: build/log/check-kernel-doc.log"
 	fi
 }
+
+# The bugs of scripts/mutants must fit on what mm/ksm is now.
+check_mutants()
+{
+	local log=$LOGS/check-mutants.log bad=0 mutant
+
+	: >"$log"
+	for mutant in "$TOP"/scripts/mutants.d/*.patch; do
+		patch -d "$TOP" -p1 --dry-run <"$mutant" >>"$log" 2>&1 ||
+			{ echo "${mutant##*/} does not fit" >>"$log"; bad=$((bad + 1)); }
+	done
+	if [ "$bad" -eq 0 ]; then
+		passed "the bugs of scripts/mutants fit"
+	else
+		failed "bugs of scripts/mutants do not fit; log: build/log/check-mutants.log" <"$log"
+	fi
+}
