@@ -16,6 +16,9 @@
 
 #include "check.h"
 
+/* Blocks gone over between two chances for others to run. */
+#define TRIM_BLOCKS	4096
+
 /* The sizes of blocks: records that there is room for. */
 static const u8 block_rooms[] = { 4, 16, KSM_BLOCK_PAGES };
 
@@ -330,11 +333,14 @@ bool ksm_track_next(struct ksm_track *track, unsigned long *addr, unsigned long 
  */
 void ksm_track_trim(struct ksm_track *track, unsigned long addr, unsigned long last)
 {
+	unsigned int visited = 0;
 	unsigned long index;
 	struct ksm_block *block;
 
 	xa_for_each_range(&track->blocks, index, block, block_index(addr), block_index(last)) {
-		cond_resched();
+		/* Seldom: who waits for this mm's locks shall not do so for a nap of ours. */
+		if (!(++visited % TRIM_BLOCKS))
+			cond_resched();
 		if (block->used)
 			continue;
 		xa_erase(&track->blocks, index);
