@@ -132,7 +132,7 @@ void ksm_site_bequeath(struct ksm_site *site)
 	scoped_guard(spinlock, &heirs.lock) {
 		if (list_empty(&stable->heirs)) {
 			list_add_tail(&stable->heirs, &heirs.list);
-			WRITE_ONCE(heirs.nr, heirs.nr + 1);
+			heirs.nr++;
 		}
 	}
 	smp_mb__before_atomic();	/* pairs with something_is_merged() */
