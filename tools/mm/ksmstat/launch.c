@@ -4,8 +4,10 @@
  * its children inherit it.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include "ksmstat.h"
@@ -13,6 +15,18 @@
 #ifndef PR_SET_MEMORY_MERGE
 #define PR_SET_MEMORY_MERGE	67
 #endif
+
+/* It may have been given to an older kernel, so the program is run all the same. */
+static void warn_if_forgotten(void)
+{
+	struct utsname name;
+	unsigned int major, minor;
+
+	if (!uname(&name) && sscanf(name.release, "%u.%u", &major, &minor) == 2 &&
+	    (major < 6 || (major == 6 && minor < 7)))
+		complain("Linux %u.%u may forget when the program starts that its memory is offered; "
+			 "6.7 does not", major, minor);
+}
 
 static void warn_if_off(void)
 {
@@ -39,6 +53,7 @@ int launch(char **words)
 			complain("memory cannot be offered for merging: %s", strerror(errno));
 		return EXIT_FAILED;
 	}
+	warn_if_forgotten();
 	warn_if_off();
 	execvp(words[0], words);
 	err = errno;

@@ -43,7 +43,8 @@ struct options {
 };
 
 static const char help[] =
-"usage: ksmstat [-i SECONDS] [--json | --prometheus]\n"
+"usage: ksmstat [-i SECONDS] [--json]\n"
+"       ksmstat --prometheus\n"
 "       ksmstat -w [SECONDS] [-c COUNT]\n"
 "       ksmstat -p [-n LINES] [--json]\n"
 "       ksmstat on | off | unmerge\n"
