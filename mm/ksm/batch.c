@@ -303,7 +303,7 @@ static void file_page(struct ksm_batch *batch, struct ksm_item *item)
 
 	if (ksm_track_get(&kmm->track, item->addr, KSM_GFP, &rec))
 		return;
-	if (!stayed_the_same(rec, item) || item->sight == KSM_SIGHT_BUSY) {
+	if (!stayed_the_same(rec, item) || item->found == KSM_FOUND_BUSY) {
 		watch(kmm, rec, item);
 		return;
 	}
@@ -359,18 +359,18 @@ static void file_items(struct ksm_batch *batch)
 	for (i = 0; i < batch->nr_items; i++) {
 		struct ksm_item *item = &batch->items[i];
 
-		switch (item->sight) {
-		case KSM_SIGHT_PAGE:
-		case KSM_SIGHT_BUSY:
+		switch (item->found) {
+		case KSM_FOUND_PAGE:
+		case KSM_FOUND_BUSY:
 			file_page(batch, item);
 			break;
-		case KSM_SIGHT_CHANGED:
+		case KSM_FOUND_CHANGED:
 			file_changed(batch->kmm, item);
 			break;
-		case KSM_SIGHT_MERGED:
+		case KSM_FOUND_MERGED:
 			file_merged(batch->kmm, item);
 			break;
-		case KSM_SIGHT_GONE:
+		case KSM_FOUND_GONE:
 			file_gone(batch->kmm, item);
 			break;
 		}
@@ -504,7 +504,7 @@ unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_
 	batch->parts = 0;
 	batch->forgotten = 0;
 	batch->next = kmm->next;
-	batch->full = false;
+	batch->stopped = false;
 	batch->nr_items = 0;
 	batch->nr_pairs = 0;
 
@@ -516,8 +516,8 @@ unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_
 	ksm_collect(batch);
 	hash_items(batch);
 	file_items(batch);
-	*done = !batch->full;
-	kmm->next = batch->full ? batch->next : 0;
+	*done = !batch->stopped;
+	kmm->next = batch->stopped ? batch->next : 0;
 	if (*done && !sweeping)
 		retire_if_idle(kmm);
 	unlock_mm(kmm);

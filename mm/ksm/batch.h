@@ -15,19 +15,19 @@
 #define KSM_QUIET_PASSES	8
 
 /**
- * enum ksm_sight - what the walk saw at an address
- * @KSM_SIGHT_PAGE: an ordinary anonymous page
- * @KSM_SIGHT_BUSY: the same, but held by others: watched, not merged now
- * @KSM_SIGHT_CHANGED: the same where a merged folio was; its dirty bit is cleared
- * @KSM_SIGHT_MERGED: a merged folio that the record does not know of
- * @KSM_SIGHT_GONE: nothing that could merge, but the record knows something
+ * enum ksm_found - what the walk found at an address
+ * @KSM_FOUND_PAGE: an ordinary anonymous page
+ * @KSM_FOUND_BUSY: the same, but held by others: watched, not merged now
+ * @KSM_FOUND_CHANGED: the same where a merged folio was; its dirty bit is cleared
+ * @KSM_FOUND_MERGED: a merged folio that the record does not know of
+ * @KSM_FOUND_GONE: nothing that could merge, but the record knows something
  */
-enum ksm_sight {
-	KSM_SIGHT_PAGE,
-	KSM_SIGHT_BUSY,
-	KSM_SIGHT_CHANGED,
-	KSM_SIGHT_MERGED,
-	KSM_SIGHT_GONE,
+enum ksm_found {
+	KSM_FOUND_PAGE,
+	KSM_FOUND_BUSY,
+	KSM_FOUND_CHANGED,
+	KSM_FOUND_MERGED,
+	KSM_FOUND_GONE,
 };
 
 /**
@@ -36,7 +36,7 @@ enum ksm_sight {
  * @page: with a reference while the batch is hashed, else NULL
  * @pfn: of the page
  * @key: what it is filed under, once hashed
- * @sight: what was seen
+ * @found: what the walk found
  * @dirty_bit: whether it tells change here
  * @touched: but a secondary MMU may have written to the page: its key tells
  * @refresh: whether this pass looks at the page whatever is known of it
@@ -46,7 +46,7 @@ struct ksm_item {
 	struct page *page;
 	unsigned long pfn;
 	u64 key;
-	enum ksm_sight sight;
+	enum ksm_found found;
 	bool dirty_bit;
 	bool touched;
 	bool refresh;
@@ -76,7 +76,7 @@ struct ksm_pair {
  * @parts: page tables, holes and VMAs gone over
  * @forgotten: records forgotten where nothing is mapped
  * @next: where the walk goes on
- * @full: the walk stopped before the end of the mm
+ * @stopped: the walk ended before the mm does
  * @sweeping: only settled pages whose key is wanted are looked at
  * @refresh_all: all pages are hashed, whatever is known of them
  * @noted: some frames came to be mapped by clean entries lately
@@ -104,7 +104,7 @@ struct ksm_batch {
 	unsigned int parts;
 	unsigned int forgotten;
 	unsigned long next;
-	bool full;
+	bool stopped;
 	bool sweeping;
 	bool refresh_all;
 	bool noted;

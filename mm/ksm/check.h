@@ -59,7 +59,7 @@ void ksm_check_folio(struct ksm_check *check, struct ksm_stable *stable, struct 
 void ksm_check_mm(struct ksm_check *check, struct ksm_mm *kmm);
 bool ksm_check_anyone_leaves(void);
 
-/* ---- what other rooms show to the checker ---- */
+/* ---- what other files show to the checker ---- */
 
 struct ksm_mm **ksm_registry_list(unsigned long *nr);
 struct ksm_stable *ksm_site_next_with_heirs(void);

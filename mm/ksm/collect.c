@@ -32,7 +32,7 @@ static bool was_last_part(struct ksm_batch *batch)
 }
 
 static struct ksm_item *add_item(struct ksm_batch *batch, unsigned long addr, struct page *page,
-				 enum ksm_sight sight)
+				 enum ksm_found found)
 {
 	struct ksm_item *item = &batch->items[batch->nr_items++];
 
@@ -40,7 +40,7 @@ static struct ksm_item *add_item(struct ksm_batch *batch, unsigned long addr, st
 		.addr = addr,
 		.page = page,
 		.pfn = page ? page_to_pfn(page) : 0,
-		.sight = sight,
+		.found = found,
 		.dirty_bit = batch->dirty_bit,
 		.refresh = ksm_refresh_due(batch, addr),
 	};
@@ -101,7 +101,7 @@ static void see_nothing(struct ksm_batch *batch, unsigned long addr)
 
 	batch->work += KSM_COST_UNCHANGED;
 	if (find_record(batch, addr, &rec) && ksm_record_state(rec) != KSM_UNSEEN)
-		add_item(batch, addr, NULL, KSM_SIGHT_GONE);
+		add_item(batch, addr, NULL, KSM_FOUND_GONE);
 }
 
 /*
@@ -150,7 +150,7 @@ static void note_change(struct ksm_batch *batch, unsigned long addr, struct page
 	switch (ksm_record_state(rec)) {
 	case KSM_MERGED:
 		if (batch->nr_items < KSM_BATCH_PAGES)
-			add_item(batch, addr, NULL, KSM_SIGHT_CHANGED)->pfn = page_to_pfn(page);
+			add_item(batch, addr, NULL, KSM_FOUND_CHANGED)->pfn = page_to_pfn(page);
 		return;
 	case KSM_CANDIDATE:
 		ksm_unstable_del(ksm_record_word(rec).candidate);
@@ -182,7 +182,7 @@ static void sweep_page(struct ksm_batch *batch, unsigned long addr, unsigned lon
 		return;
 	batch->work += KSM_COST_HASHED;
 	/* Since the last visit it may have been touched; that is not asked now. */
-	add_item(batch, addr, pfn_to_page(pfn), KSM_SIGHT_PAGE)->touched = batch->secondary;
+	add_item(batch, addr, pfn_to_page(pfn), KSM_FOUND_PAGE)->touched = batch->secondary;
 	folio_get(folio);
 }
 
@@ -224,7 +224,7 @@ static void see_merged(struct ksm_batch *batch, unsigned long addr, struct folio
 		return;
 	}
 	batch->work += KSM_COST_CHANGED;
-	add_item(batch, addr, NULL, KSM_SIGHT_MERGED);
+	add_item(batch, addr, NULL, KSM_FOUND_MERGED);
 }
 
 /*
@@ -242,7 +242,7 @@ static void take_page(struct ksm_batch *batch, unsigned long addr, struct page *
 	}
 	batch->considered++;
 	batch->work += KSM_COST_HASHED;
-	add_item(batch, addr, page, busy ? KSM_SIGHT_BUSY : KSM_SIGHT_PAGE)->touched = touched;
+	add_item(batch, addr, page, busy ? KSM_FOUND_BUSY : KSM_FOUND_PAGE)->touched = touched;
 	folio_get(folio);
 }
 
@@ -518,21 +518,21 @@ void ksm_collect(struct ksm_batch *batch)
 		unsigned long start = max(vma->vm_start, batch->next);
 
 		if (!ksm_vma_mergeable(vma)) {
-			batch->full = !pass_over_vma(batch, vma);
-			if (batch->full)
+			batch->stopped = !pass_over_vma(batch, vma);
+			if (batch->stopped)
 				return;
 			continue;
 		}
 		batch->kmm->met = true;
-		batch->full = batch->next < start && !forget_gap(batch, start - 1);
-		if (batch->full)
+		batch->stopped = batch->next < start && !forget_gap(batch, start - 1);
+		if (batch->stopped)
 			return;
 		batch->dirty_bit = ksm_dirty_bit_tells(vma);
 		batch->secondary = batch->dirty_bit && mm_has_notifiers(vma->vm_mm);
-		batch->full = walk_page_range_vma(vma, start, vma->vm_end, &collect_ops, batch);
-		if (batch->full)
+		batch->stopped = walk_page_range_vma(vma, start, vma->vm_end, &collect_ops, batch);
+		if (batch->stopped)
 			return;
 		batch->next = vma->vm_end;
 	}
-	batch->full = !forget_gap(batch, ULONG_MAX);
+	batch->stopped = !forget_gap(batch, ULONG_MAX);
 }

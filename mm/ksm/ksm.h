@@ -2,7 +2,7 @@
 /*
  * Samepage merging: the map of the engine.
  *
- * Vocabulary, used with one meaning throughout mm/ksm/:
+ * Vocabulary of mm/ksm/:
  *
  *   registered mm   an address space that takes part (struct ksm_mm)
  *   page record     what is known of one page of a registered mm: a state and
@@ -32,17 +32,18 @@
  *   batch           the pages looked at under one hold of an mm's locks
  *   pass            one round over all registered mms
  *
- * Rooms, each a file: registry (who takes part), scan (ksmd, passes), advisor
+ * Files: registry (who takes part), scan (ksmd, passes), advisor
  * (how fast), collect (find the pages of a batch), change (dirty and accessed
  * bits), unchanged (what is passed over), batch (hash and file pages), track (page
  * records), checksum, forest, sight (keys that were seen), unstable (candidates),
  * stable (merged folios), site (who maps them), pte (changes of page tables),
  * merge, zero, unmerge, rmap (what the rest of mm calls), sysfs, stat, work (what
- * it all cost, in debugfs).
+ * it all cost, in debugfs), check and check_mm (whether all agrees, likewise).
  *
  * Lock order, outermost first:
  *
- *   ksm_control                  mutex: run state; held by ksmd for one batch
+ *   ksm_control                  mutex: run state; held by ksmd for one batch, or
+ *                                for the beginning or the end of a pass
  *     mm->mmap_lock
  *       ksm_mm.lock              mutex: the mm's page records
  *         lock of a merged folio

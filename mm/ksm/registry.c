@@ -390,8 +390,8 @@ static int madvise_unmergeable(struct vm_area_struct *vma, unsigned long start,
  * @vm_flags: the VMA's flags to be; changed on success only
  *
  * Context: mmap_lock held for writing; may sleep.
- * Return: 0, also where merging is not possible; -ENOMEM; -ERESTARTSYS when a
- * signal ended an unmerging early.
+ * Return: 0, also where merging is not possible; -ENOMEM; -EBUSY for a page that
+ * cannot be had now; -ERESTARTSYS when a signal ended an unmerging early.
  */
 int ksm_madvise(struct vm_area_struct *vma, unsigned long start, unsigned long end,
 		int advice, vm_flags_t *vm_flags)
@@ -478,7 +478,7 @@ int ksm_enable_merge_any(struct mm_struct *mm)
  * @mm: which
  *
  * Context: mmap_lock held for writing; may sleep.
- * Return: 0; -ENOMEM or -ERESTARTSYS, and merging stays on for all VMAs.
+ * Return: 0; -ENOMEM, -EBUSY or -ERESTARTSYS, and merging stays on for all VMAs.
  */
 int ksm_disable_merge_any(struct mm_struct *mm)
 {
@@ -500,7 +500,7 @@ int ksm_disable_merge_any(struct mm_struct *mm)
  * @mm: which
  *
  * Context: mmap_lock held for writing; may sleep.
- * Return: 0, -ENOMEM or -ERESTARTSYS.
+ * Return: 0, -ENOMEM, -EBUSY or -ERESTARTSYS.
  */
 int ksm_disable(struct mm_struct *mm)
 {

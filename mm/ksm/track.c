@@ -5,7 +5,7 @@
  * Records lie in blocks, one per aligned stretch of KSM_BLOCK_PAGES, found by
  * address. A page that is only watched costs twelve bytes and its share of the
  * block's index entry; stretches without pages cost nothing, and where few pages
- * are present the block has room for few records. This room knows neither page
+ * are present the block has room for few records. This file knows neither page
  * tables nor forests: what a word points to belongs to others, who must take it
  * back before the record goes.
  */

@@ -9,7 +9,8 @@
 
 /*
  * Names of events and fields are known to programs. Where a field speaks of an
- * rmap_item, it is the address of the page in the process's memory.
+ * rmap_item, it is the address of the page in the process's memory, in
+ * ksm_remove_rmap_item its index in the anon_vma.
  */
 
 DECLARE_EVENT_CLASS(ksm_pass,
