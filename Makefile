@@ -13,7 +13,7 @@ export CONFIG J MEM CPUS ACCEL KSRC DEPS SIZE ROUNDS MINUTES SEED
 
 help:
 	@echo 'make demo         boot the kernel, run eight redis-servers, watch KSM save memory'
-	@echo 'make check        all tests'
+	@echo 'make check        all tests that do not take hours'
 	@echo "make check-base   the base tree's own selftests, in its kernel and in ours"
 	@echo 'make check-builds compile mm/ without what KSM uses, and for other architectures'
 	@echo 'make check-clients  QEMU, node_exporter, stress-ng and ksmtuned work with it'
