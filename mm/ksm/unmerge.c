@@ -113,32 +113,39 @@ static void note_copy(struct vm_area_struct *vma, unsigned long addr)
 /*
  * A fault that wants the page unshared gives the place a copy. It returns
  * without one after it waited for a migration, so the caller looks again. A
- * page that cannot be read any more cannot be copied: it stays. Other faults
- * cannot be served now.
+ * page that cannot be read any more cannot be copied until memory failure has
+ * taken it away. Other faults cannot be served now.
  */
-static int unshare(struct vm_area_struct *vma, unsigned long *addr)
+static int unshare(struct vm_area_struct *vma, unsigned long addr)
 {
-	vm_fault_t ret = handle_mm_fault(vma, *addr, FAULT_FLAG_UNSHARE | FAULT_FLAG_REMOTE, NULL);
+	vm_fault_t ret = handle_mm_fault(vma, addr, FAULT_FLAG_UNSHARE | FAULT_FLAG_REMOTE, NULL);
 
 	if (ret & VM_FAULT_OOM)
 		return -ENOMEM;
-	if (ret & (VM_FAULT_HWPOISON | VM_FAULT_HWPOISON_LARGE)) {
-		*addr += PAGE_SIZE;
-		return 0;
-	}
 	if (ret & VM_FAULT_ERROR)
 		return -EBUSY;
-	note_copy(vma, *addr);
+	note_copy(vma, addr);
 	return 0;
+}
+
+static void forget_unmerged(struct ksm_mm *kmm, unsigned long start, unsigned long end)
+{
+	if (!kmm || start == end || !ksm_mm_lock(kmm))
+		return;
+	ksm_forget_range(kmm, start, end - 1);
+	ksm_mm_unlock(kmm);
 }
 
 /*
  * Goes on from *@addr until @end or until @max places were unmerged; *@addr
- * says how far it came. Steps over what cannot be unmerged now, and says so.
+ * says how far it came. Steps over what cannot be unmerged now, and says so:
+ * that stays merged and keeps its site, the way to find it. All other records
+ * of what was gone over are forgotten.
  */
-static int unmerge_some(struct vm_area_struct *vma, unsigned long *addr, unsigned long end,
-			unsigned int max)
+static int unmerge_some(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long *addr,
+			unsigned long end, unsigned int max)
 {
+	unsigned long from = *addr;
 	int ret = 0;
 
 	while (*addr < end && max--) {
@@ -151,25 +158,22 @@ static int unmerge_some(struct vm_area_struct *vma, unsigned long *addr, unsigne
 		}
 		*addr = found.addr;
 		if (signal_pending(current))
-			return -ERESTARTSYS;
-		err = found.hidden ? -EBUSY : unshare(vma, addr);
-		if (err == -EBUSY) {
+			err = -ERESTARTSYS;
+		else
+			err = found.hidden ? -EBUSY : unshare(vma, *addr);
+		if (err)
 			ret = err;
+		if (err && err != -EBUSY)
+			break;
+		if (err) {
+			forget_unmerged(kmm, from, *addr);
 			*addr += PAGE_SIZE;
-		} else if (err) {
-			return err;
+			from = *addr;
 		}
 		cond_resched();
 	}
+	forget_unmerged(kmm, from, *addr);
 	return ret;
-}
-
-static void forget_unmerged(struct ksm_mm *kmm, unsigned long start, unsigned long end)
-{
-	if (start == end || !ksm_mm_lock(kmm))
-		return;
-	ksm_forget_range(kmm, start, end - 1);
-	ksm_mm_unlock(kmm);
 }
 
 /**
@@ -185,17 +189,13 @@ static void forget_unmerged(struct ksm_mm *kmm, unsigned long start, unsigned lo
  */
 int ksm_unmerge_range(struct vm_area_struct *vma, unsigned long start, unsigned long end)
 {
-	unsigned long addr = start;
-	struct ksm_mm *kmm;
+	struct ksm_mm *kmm = ksm_mm_find(vma->vm_mm);
 	int err;
 
 	vma_start_write(vma);
-	err = unmerge_some(vma, &addr, end, UINT_MAX);
-	kmm = ksm_mm_find(vma->vm_mm);
-	if (kmm) {
-		forget_unmerged(kmm, start, addr);
+	err = unmerge_some(kmm, vma, &start, end, UINT_MAX);
+	if (kmm)
 		ksm_mm_put(kmm);
-	}
 	return err;
 }
 
@@ -203,27 +203,24 @@ int ksm_unmerge_range(struct vm_area_struct *vma, unsigned long start, unsigned 
 static int unmerge_mm_some(struct ksm_mm *kmm, unsigned long *addr)
 {
 	struct mm_struct *mm = kmm->slot.mm;
-	unsigned long start, end;
 	struct vm_area_struct *vma;
-	int err;
+	unsigned long end;
+	int err = 0;
 
 	if (mmap_write_lock_killable(mm))
 		return -EINTR;
 	vma = find_vma(mm, *addr);
 	while (vma && !ksm_vma_mergeable(vma))
 		vma = find_vma(mm, vma->vm_end);
-	if (!vma) {
-		forget_unmerged(kmm, 0, ULONG_MAX);
-		*addr = ULONG_MAX;
-		mmap_write_unlock(mm);
-		return 0;
+	/* Nothing outside of mergeable VMAs is merged. */
+	end = vma ? max(*addr, vma->vm_start) : ULONG_MAX;
+	forget_unmerged(kmm, *addr, end);
+	*addr = end;
+	if (vma) {
+		end += min(vma->vm_end - end, KSM_UNMERGE_BYTES);
+		vma_start_write(vma);
+		err = unmerge_some(kmm, vma, addr, end, KSM_UNMERGE_PAGES);
 	}
-	start = max(*addr, vma->vm_start);
-	end = start + min(vma->vm_end - start, KSM_UNMERGE_BYTES);
-	*addr = start;
-	vma_start_write(vma);
-	err = unmerge_some(vma, addr, end, KSM_UNMERGE_PAGES);
-	forget_unmerged(kmm, start, *addr);
 	mmap_write_unlock(mm);
 	return err;
 }

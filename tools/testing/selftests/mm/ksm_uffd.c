@@ -322,9 +322,13 @@ TEST_F(hidden, page_is_unmerged_or_the_call_says_that_it_is_not)
 	result = ksm_set("run", "2");
 	if (!result)
 		EXPECT_EQ(0, merged(self->map, PAGES));
+	EXPECT_TRUE(ksm_check());
 	result = ksm_unmergeable(self->map, PAGES);
 	if (!result)
 		EXPECT_EQ(0, merged(self->map, PAGES));
+	EXPECT_TRUE(ksm_check());
+	EXPECT_EQ((long)merged(self->map, PAGES),
+		  ksm_get("pages_shared") + ksm_get("pages_sharing"));
 	ASSERT_EQ(0, hide(self->map, PAGES, false));
 	EXPECT_EQ(0, ksm_unmergeable(self->map, PAGES));
 	EXPECT_EQ(0, merged(self->map, PAGES));
