@@ -127,8 +127,9 @@ static bool was_merged(struct ksm_mm *kmm, struct ksm_record rec, unsigned long 
 	if (ksm_record_state(rec) != KSM_MERGED || !vma)
 		return false;
 	page = ksm_get_page(vma, addr);
+	/* It may be under migration or in swap, and come back: the next walk will see. */
 	if (!page)
-		return false;
+		return true;
 	merged = ksm_stable_owns(ksm_record_word(rec).site->stable, page_folio(page));
 	put_page(page);
 	return merged;
@@ -192,7 +193,7 @@ static int merge_with_stable(struct ksm_mm *kmm, struct vm_area_struct *vma,
 	for (i = 0; i < nr; i++) {
 		if (err)
 			err = ksm_merge(kmm, vma, item->addr, found[i]);
-		/* Full by now, or on another node: as if it was not there. */
+		/* Full by now, on another node or given up: as if it was not there. */
 		if (err == -ENOSPC)
 			err = -ENOENT;
 		folio_put(found[i]);

@@ -66,9 +66,12 @@ static int merge_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned
 		return -ENOENT;
 	if (ksm_stable_full(stable) || !ksm_nodes_match(page_to_nid(page), folio_nid(kfolio)))
 		return -ENOSPC;
-	/* Reclaim may drop what one owner gave up by MADV_FREE: not for others. */
+	/*
+	 * Reclaim may drop what one owner gave up by MADV_FREE: not for others. It may stay
+	 * so for good: they must find another.
+	 */
 	if (folio_test_lazyfree(kfolio) || folio_test_hwpoison(kfolio))
-		return -EAGAIN;
+		return -ENOSPC;
 	if (PageCompound(page) && !ksm_pages_equal(page, kpage))
 		return -ENOENT;
 	folio = ksm_lock_small_folio(page);
@@ -104,8 +107,8 @@ unlock:
  *
  * Context: the mmap_lock and @kmm locked; waits for no folio.
  * Return: 0; -ENOENT when there is no page or it differs; -EAGAIN when it or
- * the folio is in use otherwise; -ENOSPC when the folio is full or on another
- * NUMA node; -ENOMEM.
+ * the folio is in use otherwise; -ENOSPC when the folio is full, on another
+ * NUMA node, or about to be dropped; -ENOMEM.
  */
 int ksm_merge(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr,
 	      struct folio *kfolio)

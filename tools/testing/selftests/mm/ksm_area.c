@@ -339,6 +339,27 @@ TEST_F(area, given_up_by_its_last_owner_is_kept_for_a_newcomer)
 	EXPECT_EQ(-1, ksm_ask(newcomer, ksm_job_first_wrong, SEED, 1, 0));
 }
 
+/* A merged page that may be dropped is nobody's partner; its newcomers find each other. */
+TEST_F(area, given_up_by_its_last_owner_does_not_keep_newcomers_apart)
+{
+	struct ksm_worker *newcomer = &self->ksm.workers[NEWCOMER];
+	struct ksm_worker *child = &self->ksm.workers[CHILD];
+
+	ASSERT_EQ(0, madvise(self->map, BYTES, MADV_DONTFORK));
+	ASSERT_TRUE(ksm_end_worker(&self->ksm.workers[TWIN]));
+	ASSERT_EQ(0, madvise(self->map, BYTES, MADV_FREE));
+	ASSERT_TRUE(ksm_wait_passes(1));
+	ASSERT_TRUE(start(&self->ksm, NEWCOMER));
+	ASSERT_TRUE(start(&self->ksm, CHILD));
+	ASSERT_TRUE(ksm_wait_passes(2 * KSM_MERGE_PASSES));
+	EXPECT_EQ(PAGES, ksm_count_merged(newcomer->pid, newcomer->map, PAGES));
+	EXPECT_EQ(PAGES, ksm_count_merged(child->pid, child->map, PAGES));
+	EXPECT_LE(PAGES, ksm_get("pages_sharing"));
+	EXPECT_TRUE(is_old_or_empty(self->map));
+	EXPECT_EQ(-1, ksm_ask(newcomer, ksm_job_first_wrong, SEED, 1, 0));
+	EXPECT_EQ(-1, ksm_ask(child, ksm_job_first_wrong, SEED, 1, 0));
+}
+
 TEST_F(area, said_to_be_cold_holds_what_it_held_while_ksmd_races)
 {
 	static const int advice[] = { MADV_COLD, MADV_PAGEOUT, MADV_NORMAL };
