@@ -362,7 +362,7 @@ FIXTURE_SETUP(changed)
 	ASSERT_EQ(0, ksm_set("smart_scan", "1"));
 	error = settled_create(&self->settled, &self->ksm, variant->huge);
 	if (variant->huge && error == -ENOMEM)
-		SKIP(return, "no huge page to be had: memory may be fragmented");
+		KSM_SKIP(&self->ksm, "no huge page to be had: memory may be fragmented");
 	ASSERT_EQ(0, error);
 }
 

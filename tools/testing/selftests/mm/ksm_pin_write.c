@@ -71,11 +71,11 @@ FIXTURE_SETUP(fixed_buffer)
 
 	if (missing)
 		SKIP(return, "%s", missing);
-	ASSERT_TRUE(ksm_begin(&self->ksm));
 	error = ksm_ring_open(&self->ring);
 	if (error == -ENOSYS)
 		SKIP(return, "this kernel has no io_uring, or no io_uring of 2019 or later");
 	ASSERT_EQ(0, error);
+	ASSERT_TRUE(ksm_begin(&self->ksm));
 	self->file = memfd_create("ksm_pin_write", 0);
 	ASSERT_GE(self->file, 0);
 	self->map = ksm_map_registered(3 * PAGES);
@@ -226,9 +226,9 @@ FIXTURE_SETUP(direct)
 	self->number = -1;
 	if (missing)
 		SKIP(return, "%s", missing);
-	ASSERT_TRUE(ksm_begin(&self->ksm));
 	if (access(ZRAM "hot_add", R_OK))
 		SKIP(return, "this kernel has no zram to make a disk of");
+	ASSERT_TRUE(ksm_begin(&self->ksm));
 	self->number = add_disk();
 	ASSERT_GE(self->number, 0);
 	self->file = open_disk(self->number);

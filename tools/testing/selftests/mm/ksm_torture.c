@@ -374,6 +374,8 @@ static __noreturn void give_up(void)
 		ksft_test_result_fail("the checker found nothing\n");
 	else
 		ksft_test_result_skip("the checker found nothing # it was not the end\n");
+	ksft_test_result_skip("all that is to be tested happened # it was not the end\n");
+	ksft_test_result_skip("settings are put back # it was not the end\n");
 	ksft_test_result_skip("no memory of the kernel's is lost # it was not the end\n");
 	ksft_finished();
 }
@@ -406,7 +408,7 @@ static bool remove_group(void)
 
 static void finish(void)
 {
-	bool zero;
+	bool zero, good;
 
 	ksft_test_result_pass("no byte was lost\n");
 	zero = !ksm_set("run", "2");
@@ -419,8 +421,13 @@ static void finish(void)
 		ksft_test_result_skip("the checker found nothing # %s\n", torture_no_checker());
 	else
 		ksft_test_result(!torture->checker_found, "the checker found nothing\n");
-	if (!torture_restore_knobs() || !ksm_end(&ksm) || !remove_group())
-		ksft_print_msg("not all settings could be put back\n");
+	ksft_test_result(most_sharing > 0 && ksm_vmstat("cow_ksm") > cow_before &&
+			 (torture->checker.done || torture_no_checker()),
+			 "all that is to be tested happened\n");
+	good = torture_restore_knobs();
+	good = ksm_end(&ksm) && good;
+	good = remove_group() && good;
+	ksft_test_result(good, "settings are put back\n");
 	look_for_leaks();
 	list_counts();
 	ksft_finished();
@@ -439,7 +446,7 @@ int main(int argc, char **argv)
 	ksft_print_header();
 	if (ksm_missing())
 		ksft_exit_skip("%s\n", ksm_missing());
-	ksft_set_plan(4);
+	ksft_set_plan(6);
 	ksft_print_msg("seed %llu, %u workers\n", (unsigned long long)options.seed,
 		       options.workers);
 	prepare();

@@ -166,9 +166,9 @@ FIXTURE_SETUP(watched)
 
 	if (missing)
 		SKIP(return, "%s", missing);
-	ASSERT_TRUE(ksm_begin(&self->ksm));
 	if (!start_monitor())
 		SKIP(return, "this kernel has no userfaultfd");
+	ASSERT_TRUE(ksm_begin(&self->ksm));
 	self->twin = ksm_map_fenced(PAGES);
 	ASSERT_NE(NULL, self->twin);
 	ASSERT_EQ(0, ksm_mergeable(self->twin, PAGES));
