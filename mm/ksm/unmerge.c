@@ -140,7 +140,8 @@ static void forget_unmerged(struct ksm_mm *kmm, unsigned long start, unsigned lo
  * Goes on from *@addr until @end or until @max places were unmerged; *@addr
  * says how far it came. Steps over what cannot be unmerged now, and says so:
  * that stays merged and keeps its site, the way to find it. All other records
- * of what was gone over are forgotten.
+ * of what was gone over are forgotten. A signal ends it when one place was done:
+ * who is called again for that gets to an end, too.
  */
 static int unmerge_some(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long *addr,
 			unsigned long end, unsigned int max)
@@ -157,10 +158,7 @@ static int unmerge_some(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned
 			break;
 		}
 		*addr = found.addr;
-		if (signal_pending(current))
-			err = -ERESTARTSYS;
-		else
-			err = found.hidden ? -EBUSY : unshare(vma, *addr);
+		err = found.hidden ? -EBUSY : unshare(vma, *addr);
 		if (err)
 			ret = err;
 		if (err && err != -EBUSY)
@@ -169,6 +167,10 @@ static int unmerge_some(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned
 			forget_unmerged(kmm, from, *addr);
 			*addr += PAGE_SIZE;
 			from = *addr;
+		}
+		if (signal_pending(current)) {
+			ret = -ERESTARTSYS;
+			break;
 		}
 		cond_resched();
 	}
