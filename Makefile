@@ -85,6 +85,7 @@ kernel uml base-kernel base-uml debug-kernel debug-uml kcsan-kernel rt-kernel:
 	@scripts/build $@
 
 ksmstat:
+	@scripts/deps tool
 	@$(MAKE) --no-print-directory -C tools/mm/ksmstat O='$(CURDIR)/build/ksmstat'
 
 shell:

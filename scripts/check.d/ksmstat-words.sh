@@ -28,7 +28,7 @@ test_rates()
 	fresh_tree ours
 	meanwhile move 3089220 2987762 421 350000000
 	expect_numbers "pages in a second" \
-		'j["pages_scanned_per_second"] * j["measured_seconds"] - 60000 < 1'
+		'(j["pages_scanned_per_second"] * j["measured_seconds"] - 60000) ^ 2 < 1'
 	expect_numbers "CPU share" \
 		'(j["cpu_share"] * j["measured_seconds"] - 0.3) ^ 2 < 1e-9'
 	expect_numbers "one pass that ended tells nothing, pages do" \
@@ -242,10 +242,10 @@ test_watch()
 	: >"$said"
 	KSMSTAT_ROOT=$root "$ksmstat" -w 100 >"$said" &
 	pid=$!
-	while ! [ -s "$said" ]; do
+	while ! [ -s "$said" ] && kill -0 $pid 2>/dev/null; do
 		sleep 0.1
 	done
-	kill -TERM $pid
+	kill -TERM $pid 2>/dev/null || true
 	status=0
 	wait $pid || status=$?
 	if [ "$status" -eq 0 ] && [ "$(wc -l <"$said")" -eq 2 ]; then
@@ -259,7 +259,7 @@ test_run()
 {
 	fresh_tree ours
 	run "$ksmstat" run true
-	if [ "$status" -ne 0 ] || grep -q 'may forget' "$said"; then
+	if grep -qE 'this kernel cannot do that|may forget' "$said"; then
 		skip "run" "$(tail -n 1 "$said")"
 		return
 	fi

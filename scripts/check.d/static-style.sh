@@ -105,7 +105,7 @@ check_mutants()
 
 	: >"$log"
 	for mutant in "$TOP"/scripts/mutants.d/*.patch; do
-		patch -d "$TOP" -p1 --dry-run <"$mutant" >>"$log" 2>&1 ||
+		patch -d "$TOP" -p1 --fuzz=0 --batch --forward --dry-run <"$mutant" >>"$log" 2>&1 ||
 			{ echo "${mutant##*/} does not fit" >>"$log"; bad=$((bad + 1)); }
 	done
 	if [ "$bad" -eq 0 ]; then

@@ -52,7 +52,14 @@ function name_of(line) {
 	return line
 }
 
-/^### BEGIN / { begin($3); next }
+/^### BEGIN / {
+	if (program != "") {
+		fail("how '" program "' ended was not told")
+		end("unknown")
+	}
+	begin($3)
+	next
+}
 program == "" { if ($0 !~ /^VM-EXIT: /) print machine ": " $0; next }
 /^### END / { end($4); next }
 /^1\.\.[0-9]+/ { planned = substr($1, 4) + 0; next }
