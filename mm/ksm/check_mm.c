@@ -386,8 +386,12 @@ static const struct mm_walk_ops check_ops = {
 	.walk_lock = PGWALK_RDLOCK,
 };
 
-/* Zero pages come and go by faults: if their number has moved they are counted again. */
-static void check_page_tables(struct ksm_check *check)
+/*
+ * Zero pages come and go by faults: if their number has moved they are counted again.
+ * Returns false if they could not be counted, or if there are not as many as there
+ * should be, which is a disagreement if nobody @unmaps.
+ */
+static bool check_page_tables(struct ksm_check *check, bool unmaps)
 {
 	struct mm_struct *mm = check->kmm->slot.mm;
 	unsigned int left = COUNT_ATTEMPTS;
@@ -398,10 +402,13 @@ static void check_page_tables(struct ksm_check *check)
 		before = mm_ksm_zero_pages(mm);
 		walk_page_range(mm, 0, mm->task_size, &check_ops, check);
 		after = mm_ksm_zero_pages(mm);
-	} while ((before != after || check->zero_pages != after) && --left);
-	if (before == after && check->zero_pages != after)
+		if (before == after && check->zero_pages == after)
+			return true;
+	} while (--left);
+	if (before == after && !unmaps)
 		ksm_disagree(check, "an mm maps %ld zero pages, should be %ld", check->zero_pages,
 			     after);
+	return false;
 }
 
 /**
@@ -414,6 +421,7 @@ static void check_page_tables(struct ksm_check *check)
 void ksm_check_mm(struct ksm_check *check, struct ksm_mm *kmm)
 {
 	struct mm_struct *mm = kmm->slot.mm;
+	bool agrees = true;
 
 	/* A look without the lock: exit holds the mmap_lock for long. */
 	if (READ_ONCE(kmm->gone))
@@ -424,8 +432,18 @@ void ksm_check_mm(struct ksm_check *check, struct ksm_mm *kmm)
 		check_track(check);
 		/* Who is about to exit may be forgotten already, by unmerging. */
 		if (atomic_read(&mm->mm_users))
-			check_page_tables(check);
+			agrees = check_page_tables(check, true);
 		ksm_mm_unlock(kmm);
 	}
 	mmap_read_unlock(mm);
+	if (agrees)
+		return;
+	/* munmap() zaps what no VMA stands for any more with the lock for reading. */
+	mmap_write_lock(mm);
+	if (ksm_mm_lock(kmm)) {
+		if (atomic_read(&mm->mm_users))
+			check_page_tables(check, false);
+		ksm_mm_unlock(kmm);
+	}
+	mmap_write_unlock(mm);
 }

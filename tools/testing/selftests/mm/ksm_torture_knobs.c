@@ -117,9 +117,15 @@ bool torture_restore_knobs(void)
 	char path[64];
 
 	set_nice(ksm_ksmd(), ksmd_nice);
-	for (size_t i = 0; i < ARRAY_SIZE(knobs); i++)
-		if (saved[i][0])
-			good &= !ksm_write_text(knobs[i].path, saved[i]);
+	/* From the end: an advisor that is on sets pages_to_scan, and nobody else may. */
+	for (size_t i = ARRAY_SIZE(knobs); i-- > 0;) {
+		int error = saved[i][0] ? ksm_write_text(knobs[i].path, saved[i]) : 0;
+
+		if (error)
+			ksft_print_msg("%s: '%s' is refused: %s\n", knobs[i].path, saved[i],
+				       strerror(-error));
+		good &= !error;
+	}
 	if (torture->offline < 0)
 		return good;
 	snprintf(path, sizeof(path), MEMORY "memory%d/state", torture->offline);

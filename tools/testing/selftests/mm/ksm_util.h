@@ -74,13 +74,6 @@ bool ksm_check(void);
 bool ksm_begin(struct ksm_test *test);
 bool ksm_end(struct ksm_test *test);
 
-/* SKIP() in a fixture's setup after ksm_begin(): the harness calls no teardown then. */
-#define KSM_SKIP(test, format, ...)					\
-do {									\
-	ksm_end(test);							\
-	SKIP(return, format, ##__VA_ARGS__);				\
-} while (0)
-
 int ksm_set(const char *name, const char *value);
 int ksm_set_number(const char *name, unsigned long value);
 int ksm_get_text(const char *name, char *text, size_t size);
