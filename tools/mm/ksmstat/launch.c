@@ -24,7 +24,7 @@ static void warn_if_forgotten(void)
 
 	if (!uname(&name) && sscanf(name.release, "%u.%u", &major, &minor) == 2 &&
 	    (major < 6 || (major == 6 && minor < 7)))
-		complain("Linux %u.%u may forget at the program's start that memory is offered; 6.7 does not",
+		complain("Linux %u.%u may forget on exec that memory is offered; 6.7 does not",
 			 major, minor);
 }
 
