@@ -15,7 +15,8 @@
  * @records: page records by state
  * @candidates: nodes of the unstable forest
  * @mms: registered mms
- * @track_bytes: their page records
+ * @forest_bytes: what the forests take
+ * @track_bytes: page records of the mms
  * @stables: stable nodes, linked or not
  * @shared: those with sites other than heirs
  * @sites: such sites
@@ -27,6 +28,7 @@ struct ksm_census {
 	long records[KSM_NR_STATES];
 	long candidates;
 	long mms;
+	long forest_bytes;
 	long track_bytes;
 	long stables;
 	long shared;

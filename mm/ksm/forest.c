@@ -7,33 +7,49 @@
  * and so spread evenly. A key does not change while its node is linked: no
  * write by an application can put a tree out of order.
  */
-#include <linux/memblock.h>
+#include <linux/log2.h>
+#include <linux/minmax.h>
+#include <linux/mm.h>
 #include <linux/prefetch.h>
+#include <linux/slab.h>
 
 #include "ksm.h"
 #include "work.h"
 
-/*
- * One tree for this many bytes of memory, as a power of two: 128 KiB. So trees
- * are low, and a forest takes an eighth of a per mille of memory.
- */
-#define KSM_FOREST_SCALE	17
+/* One tree for this many bytes of memory, as a power of two: 512 KiB. */
+#define KSM_FOREST_SHIFT	19
+#define KSM_FOREST_MIN_BITS	4
+#define KSM_FOREST_MAX_BITS	20
+
+static DEFINE_MUTEX(forest_alloc_lock);
 
 /**
  * ksm_forest_alloc - allocate a forest in proportion to the memory size
- * @forest: to set up
- * @name: for the boot log
+ * @forest: to set up, if that was not done before; it stays for good
  *
- * Context: boot; panics without memory, as all large system hashes do.
+ * Who never uses KSM pays nothing for it.
+ *
+ * Context: sleeps; the mmap_lock may be held.
+ * Return: 0 or -ENOMEM.
  */
-void __init ksm_forest_alloc(struct ksm_forest *forest, const char *name)
+int ksm_forest_alloc(struct ksm_forest *forest)
 {
+	unsigned long trees = totalram_pages() >> (KSM_FOREST_SHIFT - PAGE_SHIFT);
+	unsigned int bits = clamp_t(unsigned int, order_base_2(trees + 1),
+				    KSM_FOREST_MIN_BITS, KSM_FOREST_MAX_BITS);
 	struct ksm_root *roots;
-	unsigned int bits;
 
-	roots = alloc_large_system_hash(name, sizeof(*roots), 0, KSM_FOREST_SCALE, 0,
-					&bits, NULL, 16, 1UL << 20);
+	if (ksm_forest_trees(forest))
+		return 0;
+	guard(mutex)(&forest_alloc_lock);
+	if (ksm_forest_trees(forest))
+		return 0;
+	roots = kvmalloc_array(1UL << bits, sizeof(*roots), GFP_KERNEL);
+	if (!roots)
+		return -ENOMEM;
 	ksm_forest_plant(forest, roots, bits);
+	atomic_long_add(sizeof(*roots) << bits, &ksm_stat.bytes);
+	return 0;
 }
 
 /**
@@ -51,8 +67,21 @@ void ksm_forest_plant(struct ksm_forest *forest, struct ksm_root *roots, unsigne
 		roots[i].tree = RB_ROOT;
 		roots[i].pruned = 0;
 	}
-	forest->roots = roots;
 	forest->bits = bits;
+	/* Pairs with ksm_forest_trees(). */
+	smp_store_release(&forest->roots, roots);
+}
+
+/**
+ * ksm_forest_trees - how many trees there are
+ * @forest: where
+ *
+ * Context: any.
+ * Return: their number, 0 before the forest is planted; each may be looked at.
+ */
+unsigned long ksm_forest_trees(const struct ksm_forest *forest)
+{
+	return smp_load_acquire(&forest->roots) ? 1UL << forest->bits : 0;
 }
 
 /**
@@ -149,7 +178,7 @@ void ksm_root_erase(struct ksm_root *root, struct ksm_node *node)
  * @key: which
  *
  * Context: @root->lock held.
- * Return: the node with @key that was inserted first, or NULL.
+ * Return: the first node with @key in the order of the tree, or NULL.
  */
 struct ksm_node *ksm_root_find(struct ksm_root *root, u64 key)
 {

@@ -94,8 +94,8 @@ struct ksm_node {
  * @lock: guards @tree and whatever a user of the forest hangs on its nodes
  * @pruned: when the stable forest last looked for nodes whose folio is gone,
  *	low bits of jiffies
- * @tree: nodes ordered by key; equal keys stand in order of insertion, unless
- *	they were inserted first
+ * @tree: nodes ordered by key; equal keys stand in order of insertion, but
+ *	ksm_root_insert_first() puts a node before them
  */
 struct ksm_root {
 	spinlock_t lock;
@@ -105,7 +105,7 @@ struct ksm_root {
 
 /**
  * struct ksm_forest - trees chosen by the top bits of the key
- * @roots: 1 << @bits of them
+ * @roots: 1 << @bits of them; NULL until an mm is registered for the first time
  * @bits: fixed when the forest is planted
  */
 struct ksm_forest {
@@ -113,8 +113,9 @@ struct ksm_forest {
 	unsigned int bits;
 };
 
-void ksm_forest_alloc(struct ksm_forest *forest, const char *name);
+int ksm_forest_alloc(struct ksm_forest *forest);
 void ksm_forest_plant(struct ksm_forest *forest, struct ksm_root *roots, unsigned int bits);
+unsigned long ksm_forest_trees(const struct ksm_forest *forest);
 void ksm_forest_prefetch(const struct ksm_forest *forest, u64 key);
 struct ksm_root *ksm_forest_root(const struct ksm_forest *forest, u64 key);
 void ksm_root_insert(struct ksm_root *root, struct ksm_node *node);
@@ -290,7 +291,7 @@ static inline bool ksm_block_find(struct ksm_block *block, unsigned long addr,
 	return true;
 }
 
-int ksm_track_cache_create(void);
+void ksm_track_cache_create(void);
 void ksm_track_init(struct ksm_track *track, atomic_long_t *totals);
 struct ksm_block *ksm_track_block(struct ksm_track *track, unsigned long addr);
 void ksm_track_prefetch(const struct ksm_block *block);
@@ -330,7 +331,7 @@ struct ksm_mm {
 	bool met;
 };
 
-int ksm_registry_init(void);
+void ksm_registry_init(void);
 bool ksm_registry_empty(void);
 struct ksm_mm *ksm_registry_current(void);
 void ksm_registry_rewind(bool all);
@@ -382,7 +383,8 @@ static inline bool ksm_candidate_waited(const struct ksm_candidate *candidate, u
 	return pass - candidate->filed >= KSM_CANDIDATE_PASSES;
 }
 
-int ksm_unstable_init(void);
+void ksm_unstable_init(void);
+int ksm_unstable_prepare(void);
 void ksm_unstable_prefetch(u64 key);
 bool ksm_unstable_find(u64 key, const struct ksm_mm *kmm, unsigned long addr,
 		       struct ksm_partner *partner);
@@ -451,7 +453,8 @@ struct ksm_site {
 extern unsigned int ksm_max_page_sharing;
 extern unsigned int ksm_chains_prune_millisecs;
 
-int ksm_stable_init(void);
+void ksm_stable_init(void);
+int ksm_stable_prepare(void);
 struct ksm_stable *ksm_stable_alloc(void);
 void ksm_stable_free(struct ksm_stable *stable);
 struct ksm_root *ksm_stable_root(const struct ksm_stable *stable);
@@ -470,7 +473,7 @@ void ksm_stable_forget_pfns(unsigned long start_pfn, unsigned long nr_pages);
 
 /* ---- site: who maps merged folios ---- */
 
-int ksm_site_init(void);
+void ksm_site_init(void);
 struct ksm_site *ksm_site_alloc(struct anon_vma *anon_vma, pgoff_t pgoff);
 void ksm_site_free(struct ksm_site *site);
 void ksm_site_attach(struct ksm_stable *stable, struct ksm_site *site);

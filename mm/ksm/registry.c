@@ -34,13 +34,10 @@ static struct kmem_cache *ksm_mm_cache __ro_after_init;
 
 /**
  * ksm_registry_init - make the cache of registered mms
- *
- * Return: 0 or -ENOMEM.
  */
-int __init ksm_registry_init(void)
+void __init ksm_registry_init(void)
 {
-	ksm_mm_cache = kmem_cache_create("ksm_mm", sizeof(struct ksm_mm), 0, 0, NULL);
-	return ksm_mm_cache ? 0 : -ENOMEM;
+	ksm_mm_cache = kmem_cache_create("ksm_mm", sizeof(struct ksm_mm), 0, SLAB_PANIC, NULL);
 }
 
 /**
@@ -250,8 +247,11 @@ static void registry_insert(struct ksm_mm *kmm)
  */
 int __ksm_enter(struct mm_struct *mm)
 {
-	struct ksm_mm *kmm = ksm_cache_alloc(ksm_mm_cache, GFP_KERNEL | __GFP_ZERO);
+	struct ksm_mm *kmm;
 
+	if (ksm_stable_prepare() || ksm_unstable_prepare())
+		return -ENOMEM;
+	kmm = ksm_cache_alloc(ksm_mm_cache, GFP_KERNEL | __GFP_ZERO);
 	if (!kmm)
 		return -ENOMEM;
 

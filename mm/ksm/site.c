@@ -27,13 +27,11 @@ static struct {
 
 /**
  * ksm_site_init - make the cache of sites
- *
- * Return: 0 or -ENOMEM.
  */
-int __init ksm_site_init(void)
+void __init ksm_site_init(void)
 {
-	ksm_site_cache = kmem_cache_create("ksm_site", sizeof(struct ksm_site), 0, 0, NULL);
-	return ksm_site_cache ? 0 : -ENOMEM;
+	ksm_site_cache = kmem_cache_create("ksm_site", sizeof(struct ksm_site), 0, SLAB_PANIC,
+					   NULL);
 }
 
 /**

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Merged folios: stable nodes and the sites known to map them.
+ * Stable nodes: one for each merged folio. Who maps the folio is told by site.c.
  *
  * A stable node identifies its folio by PFN and by the folio's mapping word
  * pointing back; it keeps no reference, so the folio may be reclaimed,
@@ -23,22 +23,30 @@
 /* Nodes of a chain looked over under one hold of its tree's lock. */
 #define KSM_CHAIN_PRUNE_NODES	64
 
-static struct ksm_forest stable_forest __ro_after_init;
+static struct ksm_forest stable_forest;
 static struct kmem_cache *ksm_stable_cache __ro_after_init;
 
 unsigned int ksm_max_page_sharing = 256;
 unsigned int ksm_chains_prune_millisecs = 2000;
 
 /**
- * ksm_stable_init - plant the stable forest
+ * ksm_stable_init - make the cache of stable nodes
+ */
+void __init ksm_stable_init(void)
+{
+	ksm_stable_cache = kmem_cache_create("ksm_stable", sizeof(struct ksm_stable), 0,
+					     SLAB_PANIC, NULL);
+}
+
+/**
+ * ksm_stable_prepare - there will be folios to merge into
  *
+ * Context: sleeps.
  * Return: 0 or -ENOMEM.
  */
-int __init ksm_stable_init(void)
+int ksm_stable_prepare(void)
 {
-	ksm_forest_alloc(&stable_forest, "KSM stable forest");
-	ksm_stable_cache = kmem_cache_create("ksm_stable", sizeof(struct ksm_stable), 0, 0, NULL);
-	return ksm_stable_cache ? 0 : -ENOMEM;
+	return ksm_forest_alloc(&stable_forest);
 }
 
 #ifdef CONFIG_KSM_DEBUG
@@ -443,7 +451,7 @@ void ksm_stable_forget_pfns(unsigned long start_pfn, unsigned long nr_pages)
 {
 	unsigned long i;
 
-	for (i = 0; i < 1UL << stable_forest.bits; i++) {
+	for (i = 0; i < ksm_forest_trees(&stable_forest); i++) {
 		struct ksm_root *root = &stable_forest.roots[i];
 		struct rb_node *rb;
 

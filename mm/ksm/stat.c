@@ -136,12 +136,12 @@ static int __init ksm_init(void)
 
 	ksm_checksum_init();
 	ksm_zero_init();
-	err = ksm_track_cache_create();
-	err = err ?: ksm_registry_init();
-	err = err ?: ksm_unstable_init();
-	err = err ?: ksm_stable_init();
-	err = err ?: ksm_site_init();
-	err = err ?: ksm_scan_init();
+	ksm_track_cache_create();
+	ksm_registry_init();
+	ksm_unstable_init();
+	ksm_stable_init();
+	ksm_site_init();
+	err = ksm_scan_init();
 	err = err ?: ksm_sysfs_init();
 	if (err)
 		pr_err("ksm: no memory for samepage merging: %d\n", err);

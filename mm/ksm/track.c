@@ -37,21 +37,15 @@ unsigned int ksm_block_bytes(unsigned int room)
 
 /**
  * ksm_track_cache_create - make the caches of blocks
- *
- * Return: 0 or -ENOMEM.
  */
-int __init ksm_track_cache_create(void)
+void __init ksm_track_cache_create(void)
 {
 	static const char *const names[] = { "ksm_block_4", "ksm_block_16", "ksm_block" };
 	unsigned int i;
 
-	for (i = 0; i < ARRAY_SIZE(block_rooms); i++) {
-		block_caches[i] = kmem_cache_create(names[i], ksm_block_bytes(block_rooms[i]), 0, 0,
-						    NULL);
-		if (!block_caches[i])
-			return -ENOMEM;
-	}
-	return 0;
+	for (i = 0; i < ARRAY_SIZE(block_rooms); i++)
+		block_caches[i] = kmem_cache_create(names[i], ksm_block_bytes(block_rooms[i]), 0,
+						    SLAB_PANIC, NULL);
 }
 
 static unsigned long block_index(unsigned long addr)

@@ -14,20 +14,27 @@
 
 #include "check.h"
 
-static struct ksm_forest unstable __ro_after_init;
+static struct ksm_forest unstable;
 static struct kmem_cache *ksm_candidate_cache __ro_after_init;
 
 /**
- * ksm_unstable_init - plant the unstable forest
+ * ksm_unstable_init - make the cache of candidates
+ */
+void __init ksm_unstable_init(void)
+{
+	ksm_candidate_cache = kmem_cache_create("ksm_candidate", sizeof(struct ksm_candidate),
+						0, SLAB_PANIC, NULL);
+}
+
+/**
+ * ksm_unstable_prepare - there will be pages to look for
  *
+ * Context: sleeps.
  * Return: 0 or -ENOMEM.
  */
-int __init ksm_unstable_init(void)
+int ksm_unstable_prepare(void)
 {
-	ksm_forest_alloc(&unstable, "KSM unstable forest");
-	ksm_candidate_cache = kmem_cache_create("ksm_candidate", sizeof(struct ksm_candidate),
-						0, 0, NULL);
-	return ksm_candidate_cache ? 0 : -ENOMEM;
+	return ksm_forest_alloc(&unstable);
 }
 
 #ifdef CONFIG_KSM_DEBUG
