@@ -132,7 +132,7 @@ static inline int ksm_execve(struct mm_struct *mm)
  *
  * When it returns, KSM will not look at the mm's page tables again.
  *
- * Context: may sleep, for one batch of the scanner at most.
+ * Context: may sleep: waits for the batch in progress, and for locks of merged folios.
  */
 static inline void ksm_exit(struct mm_struct *mm)
 {

@@ -438,7 +438,6 @@ static void finish_pairs(struct ksm_batch *batch)
 	for (i = 0; i < batch->nr_pairs; i++) {
 		const struct ksm_pair *pair = &batch->pairs[i];
 		struct vm_area_struct *vma = ksm_vma_lookup(kmm->slot.mm, pair->item->addr);
-
 		int err;
 
 		if (!vma)
@@ -484,7 +483,7 @@ static void retire_if_idle(struct ksm_mm *kmm)
  * @sweeping: look only at settled pages whose key is wanted
  * @done: result: the pass is through with this mm
  *
- * Context: ksm_control held; sleeps for the mm's locks only.
+ * Context: ksm_control held; may sleep.
  * Return: the work done.
  */
 unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_work,

@@ -38,7 +38,7 @@ enum ksm_found {
  * @key: what it is filed under, once hashed
  * @found: what the walk found
  * @dirty_bit: whether it tells change here
- * @touched: but a secondary MMU may have written to the page: its key tells
+ * @touched: a secondary MMU may have written to the page all the same: compare its key
  * @refresh: whether this pass looks at the page whatever is known of it
  */
 struct ksm_item {

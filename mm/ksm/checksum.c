@@ -3,9 +3,9 @@
  * The keyed checksum of a page.
  *
  * It orders the trees and tells change; it never decides a merge. The secret
- * keeps a process from choosing contents that crowd one key from outside. Who
- * learns the secret all the same can at worst waste a bounded amount of work
- * per page (KSM_KEY_TWINS).
+ * makes it differ from boot to boot, but xxh64 is no MAC: pages with equal
+ * checksums can be built without knowing it. That wastes a bounded amount of work
+ * per page (KSM_KEY_TWINS), and can keep other pages with that checksum apart.
  */
 #include <linux/hash.h>
 #include <linux/highmem.h>

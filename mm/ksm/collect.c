@@ -113,8 +113,10 @@ static bool may_return(const struct ksm_site *site, softleaf_t entry)
 	struct folio *folio = ksm_stable_lock_folio(site->stable, false);
 	bool same;
 
-	if (IS_ERR_OR_NULL(folio))
-		return folio;
+	if (!folio)
+		return false;
+	if (IS_ERR(folio))
+		return true;
 	same = softleaf_is_migration(entry) ||
 	       (softleaf_is_swap(entry) && folio_matches_swap_entry(folio, entry));
 	folio_unlock(folio);

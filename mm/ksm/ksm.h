@@ -148,8 +148,9 @@ void ksm_checksum_init(void);
 /**
  * enum ksm_state - what is known of a page; says which member of the word lives
  * @KSM_UNSEEN: nothing; the record is free
- * @KSM_HASHED: it is new or changes too fast, told by hashing at each visit, as
- *	nothing else does or it was touched; word.key is its key at the last visit
+ * @KSM_HASHED: it is new or changes too fast, known by hashing it at each visit,
+ *	because the dirty bit cannot tell here or the page was touched; word.key is
+ *	its key at the last visit
  * @KSM_CLEANED: likewise, told by the dirty bit of its PTE, which was handed
  *	over to the folio and cleared at the last visit
  * @KSM_SETTLED: it stayed the same for a pass and nobody has an equal one that
@@ -530,7 +531,7 @@ void ksm_batch_free(struct ksm_batch *batch);
 unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_work,
 			   bool sweeping, bool *done);
 
-/* Bits of ksm_run; what sysfs reads and writes. */
+/* Values of ksm_run; what sysfs reads and writes. */
 enum ksm_run_state {
 	KSM_RUN_STOP = 0,
 	KSM_RUN_MERGE = 1,

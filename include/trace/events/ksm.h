@@ -100,8 +100,8 @@ TRACE_EVENT(ksm_merge_one_page,
 		__entry->mm = mm;
 		__entry->err = err;
 	),
-	TP_printk("pfn=%lu at=%p mm=%p err=%d",
-		  __entry->pfn, __entry->rmap_item, __entry->mm, __entry->err)
+	TP_printk("pfn=%lu at=%#lx mm=%p err=%d", __entry->pfn,
+		  (unsigned long)__entry->rmap_item, __entry->mm, __entry->err)
 );
 
 /**
@@ -129,8 +129,9 @@ TRACE_EVENT(ksm_merge_with_ksm_page,
 		__entry->mm = mm;
 		__entry->err = err;
 	),
-	TP_printk("pfn=%lu at=%p mm=%p with=%p err=%d", __entry->pfn, __entry->rmap_item,
-		  __entry->mm, __entry->ksm_page, __entry->err)
+	TP_printk("pfn=%lu at=%#lx mm=%p with=%p err=%d", __entry->pfn,
+		  (unsigned long)__entry->rmap_item, __entry->mm, __entry->ksm_page,
+		  __entry->err)
 );
 
 /**
@@ -168,8 +169,8 @@ TRACE_EVENT(ksm_remove_rmap_item,
 		__entry->rmap_item = rmap_item;
 		__entry->mm = mm;
 	),
-	TP_printk("pfn=%lu index=%p mm=%p",
-		  __entry->pfn, __entry->rmap_item, __entry->mm)
+	TP_printk("pfn=%lu index=%#lx mm=%p", __entry->pfn,
+		  (unsigned long)__entry->rmap_item, __entry->mm)
 );
 
 /**

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Pages that differ and have one checksum all the same, as somebody may build them
- * who has learnt the secret. A checksum finds pages to compare, it never merges
+ * Pages that differ and have one checksum all the same, as somebody may build them. A
+ * checksum finds pages to compare, it never merges
  * them; and work for each page stays bounded. CONFIG_KSM_DEBUG can weaken it.
  */
 #define _GNU_SOURCE
