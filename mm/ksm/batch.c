@@ -10,11 +10,16 @@
  * Partners in other mms are dealt with after this mm's locks are gone, so that
  * never two mms are locked at a time.
  */
+#include <linux/delay.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 
 #include "batch.h"
 #include "work.h"
+
+/* How often to try for an mm's locks, 100 us apart. */
+#define KSM_FEW_TRIES		10
+#define KSM_MANY_TRIES		100
 
 /**
  * ksm_batch_alloc - room for batches, to be used again and again
@@ -97,6 +102,7 @@ static void hash_items(struct ksm_batch *batch)
 
 		if (!item->page)
 			continue;
+		ksm_flush_aliases(batch->kmm, item->addr, item->page);
 		item->key = ksm_page_key(item->page,
 					 i + 1 < batch->nr_items ? item[1].page : NULL);
 		ksm_stable_prefetch(item->key);
@@ -201,11 +207,15 @@ static int merge_with_stable(struct ksm_mm *kmm, struct vm_area_struct *vma,
 	return err == -ENOENT && nr == KSM_KEY_TWINS ? -EXFULL : err;
 }
 
+/*
+ * Only a page of a folio tells those who drop a file's pages that it is a private copy:
+ * they would take the zero page away, and the process would see the file.
+ */
 static int merge_with_zero(struct ksm_mm *kmm, struct vm_area_struct *vma,
 			   const struct ksm_item *item)
 {
 	if (!READ_ONCE(ksm_use_zero_pages) || mm_forbids_zeropage(kmm->slot.mm) ||
-	    !ksm_key_is_zero(item->key, pfn_to_nid(item->pfn)))
+	    !vma_is_anonymous(vma) || !ksm_key_is_zero(item->key, pfn_to_nid(item->pfn)))
 		return -ENOENT;
 	return ksm_merge_zero(kmm, vma, item->addr);
 }
@@ -244,10 +254,13 @@ static void settle(struct ksm_batch *batch, const struct ksm_item *item)
 		return;
 	}
 	err = ksm_unstable_add(kmm, item->addr, rec, item->key);
-	if (!err)
+	if (!err) {
+		/* A merge that failed has taken the tag away. */
+		set_tag(rec, item);
 		ksm_sight_want(item->key);
-	else if (err == -ENOSPC)
+	} else if (err == -ENOSPC) {
 		rest(kmm, rec, item);
+	}
 }
 
 static void file_merge_result(struct ksm_batch *batch, const struct ksm_item *item, int err)
@@ -381,17 +394,26 @@ static void file_items(struct ksm_batch *batch)
 			       batch->items[i - 1].addr);
 }
 
-static bool lock_mm(struct ksm_mm *kmm)
+/*
+ * A process may hold its mmap_lock for as long as it likes, and others wait for
+ * ksm_control meanwhile: such an mm has to wait until the next pass. With the mmap_lock
+ * nobody but the exit hook has the mm's own lock, and that means "gone".
+ */
+static bool lock_mm(struct ksm_mm *kmm, unsigned int tries)
 {
 	struct mm_struct *mm = kmm->slot.mm;
 
-	/* A look without the lock: exit holds the mmap_lock for long. */
-	if (READ_ONCE(kmm->gone))
-		return false;
-	mmap_read_lock(mm);
-	if (ksm_mm_lock(kmm))
-		return true;
-	mmap_read_unlock(mm);
+	while (!READ_ONCE(kmm->gone)) {
+		if (mmap_read_trylock(mm)) {
+			if (ksm_mm_trylock(kmm))
+				return true;
+			mmap_read_unlock(mm);
+			break;
+		}
+		if (!--tries)
+			break;
+		usleep_range(100, 200);
+	}
 	return false;
 }
 
@@ -414,7 +436,7 @@ static void promote_partners(struct ksm_batch *batch)
 		if (locked != partner->kmm) {
 			if (locked)
 				unlock_mm(locked);
-			locked = lock_mm(partner->kmm) ? partner->kmm : NULL;
+			locked = lock_mm(partner->kmm, KSM_FEW_TRIES) ? partner->kmm : NULL;
 		}
 		if (locked)
 			pair->err = ksm_promote(locked, partner->addr, pair->item->key,
@@ -433,7 +455,7 @@ static void finish_pairs(struct ksm_batch *batch)
 	struct ksm_mm *kmm = batch->kmm;
 	unsigned int i;
 
-	if (!lock_mm(kmm))
+	if (!lock_mm(kmm, KSM_FEW_TRIES))
 		return;
 	for (i = 0; i < batch->nr_pairs; i++) {
 		const struct ksm_pair *pair = &batch->pairs[i];
@@ -509,7 +531,7 @@ unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_
 	batch->nr_pairs = 0;
 
 	*done = true;
-	if (!lock_mm(kmm))
+	if (!lock_mm(kmm, KSM_MANY_TRIES))
 		return 0;
 	if (!kmm->next)
 		kmm->met = false;

@@ -59,7 +59,7 @@ static struct {
  * @folio: which
  *
  * Context: a fault, before the entry is set; or right after it with the mmap_lock
- * held for writing.
+ * held, for writing or with ksm_control.
  */
 void ksm_frame_note(struct folio *folio)
 {

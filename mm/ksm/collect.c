@@ -182,6 +182,8 @@ static void sweep_page(struct ksm_batch *batch, unsigned long addr, unsigned lon
 	folio = pfn_folio(pfn);
 	if (!folio_test_anon(folio) || folio_test_ksm(folio) || folio_is_busy(folio))
 		return;
+	if (folio_is_zone_device(folio) || PageHWPoison(pfn_to_page(pfn)))
+		return;
 	batch->work += KSM_COST_HASHED;
 	/* Since the last visit it may have been touched; that is not asked now. */
 	add_item(batch, addr, pfn_to_page(pfn), KSM_FOUND_PAGE)->touched = batch->secondary;

@@ -340,6 +340,7 @@ void ksm_registry_advance(struct ksm_mm *kmm);
 struct ksm_mm *ksm_mm_find(struct mm_struct *mm);
 void ksm_mm_put(struct ksm_mm *kmm);
 bool ksm_mm_lock(struct ksm_mm *kmm);
+bool ksm_mm_trylock(struct ksm_mm *kmm);
 void ksm_mm_unlock(struct ksm_mm *kmm);
 void ksm_mm_retire(struct ksm_mm *kmm);
 bool ksm_vma_mergeable(const struct vm_area_struct *vma);
@@ -581,6 +582,7 @@ unsigned int ksm_advise(unsigned int pages, u64 wall_ns, u64 cpu_ns);
 /* ---- pte: changes of page tables, one page at a time ---- */
 
 bool ksm_pages_equal(struct page *a, struct page *b);
+void ksm_flush_aliases(struct ksm_mm *kmm, unsigned long addr, struct page *page);
 struct page *ksm_get_page(struct vm_area_struct *vma, unsigned long addr);
 struct folio *ksm_lock_small_folio(struct page *page);
 int ksm_write_protect(struct vm_area_struct *vma, unsigned long addr, struct folio *folio,

@@ -6,6 +6,7 @@
  * neither page can change; see ksm_exchange_page(). What can fail is done before,
  * so that a mapping never lacks the site by which it is found.
  */
+#include <linux/cacheinfo.h>
 #include <linux/highmem.h>
 #include <linux/memcontrol.h>
 #include <linux/rmap.h>
@@ -240,6 +241,9 @@ static struct folio *copy_of(struct page *page, struct vm_area_struct *vma, unsi
 		folio_put(folio);
 		return NULL;
 	}
+	/* Others are going to map it at addresses of other colours. */
+	if (cpu_dcache_is_aliasing())
+		flush_dcache_folio(folio);
 	folio->index = linear_anon_page_index(vma, addr);
 	__folio_set_swapbacked(folio);
 	__folio_mark_uptodate(folio);

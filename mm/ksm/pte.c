@@ -2,7 +2,9 @@
 /*
  * Changes of page tables: write-protect a page, map another one in its place.
  */
+#include <linux/cacheinfo.h>
 #include <linux/folio_batch.h>
+#include <linux/highmem.h>
 #include <linux/ksm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/pagewalk.h>
@@ -53,6 +55,28 @@ struct page *ksm_get_page(struct vm_area_struct *vma, unsigned long addr)
 	return page;
 }
 
+/**
+ * ksm_flush_aliases - see what a process has written to a page
+ * @kmm: whose page
+ * @addr: of the page
+ * @page: with a reference
+ *
+ * Caches of some CPUs have lines of one page under several addresses.
+ *
+ * Context: mmap_lock held.
+ */
+void ksm_flush_aliases(struct ksm_mm *kmm, unsigned long addr, struct page *page)
+{
+	struct vm_area_struct *vma;
+
+	if (!cpu_dcache_is_aliasing())
+		return;
+	vma = ksm_vma_lookup(kmm->slot.mm, addr);
+	if (vma)
+		flush_anon_page(vma, page, addr);
+	flush_dcache_page(page);
+}
+
 /*
  * References of page tables, of the swap cache and of the caller. A fork or an exit of
  * others, between two looks, must not hide a reference that is none of these.
@@ -92,6 +116,8 @@ static int take_pte(struct vm_area_struct *vma, unsigned long addr, pte_t *ptep,
 		return -EAGAIN;
 	flush_cache_page(vma, addr, page_to_pfn(page));
 	*pte = ptep_clear_flush(vma, addr, ptep);
+	if (cpu_dcache_is_aliasing())
+		flush_dcache_page(page);
 	if (!refs_accounted_for(folio) ||
 	    (exclusive && folio_try_share_anon_rmap_pte(folio, page))) {
 		set_pte_at(vma->vm_mm, addr, ptep, *pte);

@@ -182,11 +182,27 @@ struct ksm_mm *ksm_mm_find(struct mm_struct *mm)
 bool ksm_mm_lock(struct ksm_mm *kmm)
 {
 	mutex_lock(&kmm->lock);
-	if (kmm->gone) {
-		mutex_unlock(&kmm->lock);
+	if (!kmm->gone)
+		return true;
+	mutex_unlock(&kmm->lock);
+	return false;
+}
+
+/**
+ * ksm_mm_trylock - lock a registered mm's records unless somebody has them locked
+ * @kmm: which
+ *
+ * Context: mmap_lock held.
+ * Return: false, and nothing is locked, when they are locked or the mm is gone.
+ */
+bool ksm_mm_trylock(struct ksm_mm *kmm)
+{
+	if (!mutex_trylock(&kmm->lock))
 		return false;
-	}
-	return true;
+	if (!kmm->gone)
+		return true;
+	mutex_unlock(&kmm->lock);
+	return false;
 }
 
 /**

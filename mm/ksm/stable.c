@@ -178,7 +178,9 @@ struct folio *ksm_stable_get_folio(const struct ksm_stable *stable)
 		if (smp_load_acquire(&stable->pfn) != pfn)
 			continue;
 		/* There and back again by two migrations is not gone. */
-		if (freed || !ksm_stable_owns(stable, folio))
+		if (!ksm_stable_owns(stable, folio))
+			break;
+		if (freed && !folio_ref_count(folio) && !folio_test_swapcache(folio))
 			break;
 	}
 	return NULL;

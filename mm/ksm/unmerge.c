@@ -3,10 +3,11 @@
  * Unmerging: give every place in a range a page of its own again.
  *
  * The page tables are the truth here, not the engine's records: what maps a
- * merged folio is broken up, whether a site is known or not. The mmap_lock is
- * held for writing and the VMA is write-locked, so that no fault can map one
- * behind our back; swap-in copies while everything is being unmerged, and
- * where the VMA is not mergeable any more.
+ * merged folio is broken up, whether a site is known or not. Faults that are
+ * under way end before it begins, as it takes the mmap_lock for writing and
+ * write-locks the VMA. Those that come later cannot map a merged folio: swap-in
+ * copies while everything is being unmerged, and where the VMA is not mergeable
+ * any more.
  */
 #include <linux/ksm.h>
 #include <linux/leafops.h>
@@ -95,7 +96,7 @@ static int find_shared_pmd(pmd_t *pmd, unsigned long addr, unsigned long end,
 
 static const struct mm_walk_ops find_shared_ops = {
 	.pmd_entry = find_shared_pmd,
-	.walk_lock = PGWALK_WRLOCK_VERIFY,
+	.walk_lock = PGWALK_RDLOCK,
 };
 
 /* The copy has a clean entry, and mremap() is about to move it. */
@@ -221,15 +222,28 @@ static int unmerge_mm_some(struct ksm_mm *kmm, unsigned long *addr)
 	if (vma) {
 		end += min(vma->vm_end - end, KSM_UNMERGE_BYTES);
 		vma_start_write(vma);
-		err = unmerge_some(kmm, vma, addr, end, KSM_UNMERGE_PAGES);
 	}
-	mmap_write_unlock(mm);
+	/*
+	 * Copies may make the owner's cgroup run out of memory, and who is killed for it
+	 * has to get the lock to exit, or the OOM reaper has: else others die, too.
+	 */
+	mmap_write_downgrade(mm);
+	if (vma)
+		err = unmerge_some(kmm, vma, addr, end, KSM_UNMERGE_PAGES);
+	mmap_read_unlock(mm);
 	return err;
 }
 
+/* It exits without us: what its page tables map is seen when heirs are waited for. */
+static void leave_to_exit(struct ksm_mm *kmm, unsigned long addr)
+{
+	ksm_check_leave(kmm->slot.mm);
+	forget_unmerged(kmm, addr, ULONG_MAX);
+}
+
 /*
- * With a reference on its users the mm cannot exit meanwhile. Without users it
- * is about to exit; what its page tables map is seen when heirs are waited for.
+ * With a reference on its users the mm cannot exit meanwhile. When nobody else has one
+ * any more copies would be made in vain.
  */
 static int unmerge_mm(struct ksm_mm *kmm)
 {
@@ -238,11 +252,15 @@ static int unmerge_mm(struct ksm_mm *kmm)
 	int err = 0, ret = 0;
 
 	if (!mmget_not_zero(mm)) {
-		ksm_check_leave(mm);
-		forget_unmerged(kmm, 0, ULONG_MAX);
+		leave_to_exit(kmm, 0);
 		return 0;
 	}
 	while (addr != ULONG_MAX) {
+		if (atomic_read(&mm->mm_users) == 1) {
+			leave_to_exit(kmm, addr);
+			addr = ULONG_MAX;
+			break;
+		}
 		err = unmerge_mm_some(kmm, &addr);
 		if (err == -EBUSY)
 			ret = err;

@@ -9,9 +9,11 @@
 #define _GNU_SOURCE
 #include "kselftest_harness.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include <unistd.h>
 #include "ksm_util.h"
 #include "vm_util.h"
 
@@ -106,6 +108,33 @@ TEST_F(empty_pages, are_counted_as_zero_pages_and_not_as_shared_ones)
 	ASSERT_TRUE(ksm_wait_passes(KSM_MERGE_PASSES));
 	EXPECT_COUNTED(PAGES, PAGES);
 	EXPECT_COUNTERS(0, 0, 0);
+}
+
+/*
+ * What changes a file drops pages from private mappings of it, but for private copies.
+ * An empty one must go on to be one.
+ */
+TEST_F(empty_pages, of_private_file_mappings_stay_private)
+{
+	const size_t size = PAGES * psize();
+	int fd = memfd_create("ksm_zero", 0);
+	char *content = ksm_map_pages(PAGES);
+	char *map;
+
+	ASSERT_GE(fd, 0);
+	ASSERT_NE(NULL, content);
+	ksm_fill(content, PAGES, SEED, 0);
+	ASSERT_EQ(size, pwrite(fd, content, size, 0));
+	map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+	ASSERT_NE(MAP_FAILED, map);
+	memset(map, 0, size);
+	ASSERT_EQ(0, ksm_mergeable(map, PAGES));
+	ASSERT_TRUE(ksm_wait_passes(KSM_MERGE_PASSES));
+	EXPECT_EQ(1, ksm_count_frames(getpid(), map, PAGES));
+	ASSERT_EQ(0, fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, size));
+	ASSERT_EQ(size, pwrite(fd, content, size, 0));
+	EXPECT_TRUE(is_empty(map, PAGES));
+	close(fd);
 }
 
 TEST_F(empty_pages, are_no_anonymous_memory_any_more)
