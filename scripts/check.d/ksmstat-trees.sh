@@ -30,7 +30,7 @@ test_recorded()
 {
 	local tree
 
-	for tree in ours base; do
+	for tree in ours base linux-6.1; do
 		fresh_tree $tree
 		expect "$tree: page" 0 -i 0 <"$DATA/$tree.page"
 		expect "$tree: JSON" 0 -i 0 --json <"$DATA/$tree.json"

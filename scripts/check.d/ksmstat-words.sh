@@ -221,6 +221,17 @@ test_processes()
 	fresh_tree ours
 	rm "$root/proc/"*/ksm_stat
 	expect "smaps_rollup in place of ksm_stat" 0 -p <"$DATA/smaps.processes"
+
+	fresh_tree linux-6.1
+	rm "$root/proc/"*/ksm_stat
+	expect "Linux 5.19: ksm_merging_pages alone" 0 -p <"$DATA/linux-5.19.processes"
+	echo garbage >"$root/proc/42/ksm_merging_pages"
+	: >"$root/proc/43/ksm_merging_pages"
+	expect_line "ksm_merging_pages: garbage" \
+		"     42          -          -            -            -  -    sh" -p
+	expect_line "ksm_merging_pages: empty, as of who has no memory" \
+		'  "processes_total": 1,' -p --json
+
 	rm -r "$root/proc/"[0-9]*
 	expect "nothing in /proc" 1 -p <<<"ksmstat: /proc: what KSM is to a process is not \
 offered by this kernel"

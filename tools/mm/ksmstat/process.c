@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * What is known of each process. /proc/PID/ksm_stat tells all, to who owns the
- * process and to root. Where it is out of reach, smaps_rollup may be in reach, which
- * tells how much is merged and no more.
+ * process and to root; before Linux 6.4 ksm_merging_pages tells how much is merged.
+ * Where they are out of reach, smaps_rollup may be in reach, which tells that and no
+ * more.
  */
 #include <ctype.h>
 #include <errno.h>
@@ -69,6 +70,32 @@ static void parse_ksm_stat(struct process *p, const char *text)
 	p->saved = figure_mul(figure_add(p->merged, zero), page_size());
 }
 
+static void know_nothing(struct process *p)
+{
+	p->merged = figure_unknown(NOT_MEASURED);
+	p->zero = p->merged;
+	p->known = p->merged;
+	p->net = p->merged;
+	p->saved = p->merged;
+	p->any = p->merged;
+	p->mergeable = p->merged;
+}
+
+/* Linux 5.19 to 6.3 have a file of its own for this, and do not count zero pages. */
+static int read_merging(struct process *p)
+{
+	char text[SOURCE_TEXT];
+	int err = read_file(p->pid, "ksm_merging_pages", text);
+
+	if (err)
+		return err;
+	if (!*text)
+		return -ESRCH;
+	p->merged = figure_parse(text, false);
+	p->saved = figure_mul(p->merged, page_size());
+	return 0;
+}
+
 /* Zero pages that KSM placed are counted as merged here. */
 static int read_smaps(struct process *p)
 {
@@ -82,13 +109,27 @@ static int read_smaps(struct process *p)
 	if (kib.err)
 		return kib.err;
 	p->saved = figure_mul(kib, figure_of(1024));
-	p->merged = figure_unknown(NOT_MEASURED);
-	p->zero = p->merged;
-	p->known = p->merged;
-	p->net = p->merged;
-	p->any = p->merged;
-	p->mergeable = p->merged;
 	return 0;
+}
+
+/* The best of the files that can be read. */
+static int read_figures(struct process *p)
+{
+	char text[SOURCE_TEXT];
+	int err = read_file(p->pid, "ksm_stat", text);
+
+	if (!err && !*text)
+		return -ESRCH;
+	know_nothing(p);
+	if (!err) {
+		parse_ksm_stat(p, text);
+		if (p->merged.err == -ENOENT)
+			read_merging(p);
+		return 0;
+	}
+	if (err == -ENOENT && !read_merging(p))
+		return 0;
+	return read_smaps(p) ? err : 0;
 }
 
 /* -ENOENT: the process is gone; -ESRCH: it has no memory, or KSM nothing to do with it. */
@@ -99,13 +140,9 @@ static int read_process(struct process *p)
 
 	if (is_kthread(p->pid))
 		return -ESRCH;
-	err = read_file(p->pid, "ksm_stat", text);
-	if (err && read_smaps(p))
+	err = read_figures(p);
+	if (err)
 		return err;
-	if (!err && !*text)
-		return -ESRCH;
-	if (!err)
-		parse_ksm_stat(p, text);
 	if (read_file(p->pid, "comm", text))
 		snprintf(text, sizeof(text), "?");
 	p->comm_len = strnlen(text, sizeof(p->comm));
