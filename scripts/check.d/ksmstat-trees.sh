@@ -208,3 +208,38 @@ test_hints()
 	put pages_volatile abc
 	hinted "whether anything is known is not known"
 }
+
+# Empty pages are merged as well, and are not among the other pages.
+test_zero_pages()
+{
+	local file
+
+	fresh_tree ours
+	put ksm_zero_pages 1000000
+	put general_profit 4146161600
+	expect "zero pages: page" 0 -i 0 <"$DATA/zero.page"
+	expect_line "zero pages: known" '    "known": 1012717,' --json -i 0
+	expect_line "zero pages: JSON" '    "zero": 1000000,' --json -i 0
+	expect_line "zero pages: metrics" 'ksm_known_pages{state="zero"} 1000000' --prometheus
+	LC_ALL=C expect "zero pages: lines" 0 -w 1 -c 1 <"$DATA/zero.watch"
+	for file in shared sharing unshared volatile; do
+		put pages_$file 0
+	done
+	hinted "nothing but zero pages"
+	put run 0
+	hinted "stopped with zero pages" stopped
+
+	fresh_tree ours
+	put pages_shared 10
+	put pages_sharing 10
+	put pages_unshared 100000
+	put pages_volatile 0
+	put ksm_zero_pages 2000000
+	meanwhile move 3089220 2987762 420 900000000
+	hinted_now "much CPU for many zero pages"
+	put ksm_zero_pages 0
+	meanwhile move 3149220 2987762 420 1800000000
+	hinted_now "much CPU for little" little-merged
+	put ksm_zero_pages garbage
+	hinted "how many zero pages is not known"
+}

@@ -10,28 +10,29 @@
 /* A rate is only trusted if it was measured for so many of ksmd's sleeps. */
 #define MIN_SLEEPS	4
 
-/* Kernels without the counter of zero pages do not count them as saved either. */
-static struct figure pages_saved(const struct snapshot *s)
+/* Kernels without the counter of zero pages do not count them anywhere else either. */
+static struct figure with_zero(struct figure pages, const struct snapshot *s)
 {
 	struct figure zero = s->file[KSM_ZERO_PAGES];
 
-	if (zero.err == -ENOENT)
-		zero = figure_of(0);
-	return figure_add(s->file[KSM_PAGES_SHARING], zero);
+	return zero.err == -ENOENT ? pages : figure_add(pages, zero);
 }
 
 static void derive_memory(struct derived *d, const struct snapshot *s)
 {
-	d->saved = figure_mul(pages_saved(s), page_size());
+	d->saved = figure_mul(with_zero(s->file[KSM_PAGES_SHARING], s), page_size());
 	d->net = s->file[KSM_PROFIT];
 	d->metadata = figure_sub(d->saved, d->net);
 	/* Counters that moved meanwhile may say that metadata is less than nothing. */
 	if (!d->metadata.err && d->metadata.value < 0)
 		d->metadata = figure_unknown(DISAGREE);
 	d->merged = figure_add(s->file[KSM_PAGES_SHARED], s->file[KSM_PAGES_SHARING]);
+	d->zero = s->file[KSM_ZERO_PAGES];
+	d->equal = with_zero(d->merged, s);
 	d->unique = s->file[KSM_PAGES_UNSHARED];
 	d->changing = s->file[KSM_PAGES_VOLATILE];
-	d->known = figure_add(d->merged, figure_add(d->unique, d->changing));
+	d->to_scan = figure_add(d->merged, figure_add(d->unique, d->changing));
+	d->known = with_zero(d->to_scan, s);
 }
 
 /* What a counter grew by; unknown if it is, or if it went back. */
@@ -71,11 +72,11 @@ static void derive_pass(struct derived *d, const struct snapshot *from, const st
 	if (passes >= 2) {
 		d->pass_least = d->seconds / (passes + 1);
 		d->pass_most = d->seconds / (passes - 1);
-	} else if (scanned > 0 && figure_above(d->known, 0) && !d->is_too_short) {
+	} else if (scanned > 0 && figure_above(d->to_scan, 0) && !d->is_too_short) {
 		if (isnan(skipped))
 			skipped = 0;
-		d->pass_least = d->known.value / ((scanned + skipped) / d->seconds);
-		d->pass_most = d->known.value / (scanned / d->seconds);
+		d->pass_least = d->to_scan.value / ((scanned + skipped) / d->seconds);
+		d->pass_most = d->to_scan.value / (scanned / d->seconds);
 	}
 }
 
@@ -103,8 +104,8 @@ static void derive_settings(struct derived *d, const struct snapshot *s)
 	if (!figure_above(pages, 0) || !figure_above(sleep, 0))
 		return;
 	d->hash_rate = pages.value * 1000.0 / sleep.value;
-	if (figure_above(d->known, 0))
-		d->pass_by_settings = d->known.value / d->hash_rate;
+	if (figure_above(d->to_scan, 0))
+		d->pass_by_settings = d->to_scan.value / d->hash_rate;
 }
 
 /**

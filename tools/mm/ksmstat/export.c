@@ -18,6 +18,7 @@ static void json_memory(const struct snapshot *s, const struct derived *d)
 	json_open("pages", '{');
 	json_figure("known", d->known);
 	json_figure("merged", d->merged);
+	json_figure("zero", d->zero);
 	json_figure("unique", d->unique);
 	json_figure("changing", d->changing);
 	json_close('}');
@@ -138,12 +139,13 @@ static void metric_pages(const struct derived *d)
 		struct figure pages;
 	} parts[] = {
 		{ "merged", d->merged },
+		{ "zero", d->zero },
 		{ "unique", d->unique },
 		{ "changing", d->changing },
 	};
 	bool begun = false;
 
-	for (unsigned int i = 0; i < 3; i++) {
+	for (unsigned int i = 0; i < ARRAY_SIZE(parts); i++) {
 		if (parts[i].pages.err)
 			continue;
 		if (!begun)

@@ -40,7 +40,7 @@ static bool has_advisor(const struct snapshot *s)
 
 static void hint_off(struct hint_list *list, const struct snapshot *s, const struct derived *d)
 {
-	if (figure_is(s->file[KSM_RUN], RUN_OFF) && figure_above(d->merged, 0))
+	if (figure_is(s->file[KSM_RUN], RUN_OFF) && figure_above(d->equal, 0))
 		add(list, "stopped",
 		    "KSM is off: what is merged stays merged, nothing new will be; 'ksmstat on' goes on, 'ksmstat unmerge' gives each its own pages back.");
 }
@@ -54,7 +54,7 @@ static void hint_nothing(struct hint_list *list, const struct derived *d)
 
 static void hint_worth(struct hint_list *list, const struct derived *d)
 {
-	double merged = figure_ratio(d->merged, d->known);
+	double merged = figure_ratio(d->equal, d->known);
 
 	if (figure_above(d->known, 0) && !d->net.err && d->net.value < 0)
 		add(list, "metadata",

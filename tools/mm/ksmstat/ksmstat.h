@@ -17,9 +17,10 @@
  *   launch.c    run a program
  *
  * Words: pages that are "known" are those that KSM keeps count of. They are
- * merged (share a copy), unique (stayed the same, no equal one so far) or changing
- * (new, or written to too often). "Saved" are bytes that merging saves, metadata
- * not subtracted; "net" is with it subtracted.
+ * merged (share a copy), zero (empty: the kernel's zero page stands for them), unique
+ * (stayed the same, no equal one so far) or changing (new, or written to too often).
+ * "Saved" are bytes that merging saves, metadata not subtracted; "net" is with it
+ * subtracted.
  */
 #ifndef KSMSTAT_H
 #define KSMSTAT_H
@@ -160,19 +161,22 @@ struct figure page_size(void);
  * @net: bytes saved less metadata
  * @metadata: bytes
  * @merged: pages that share a copy with others
+ * @zero: empty pages that the kernel's zero page stands for
+ * @equal: both of these
  * @unique: pages that stayed the same and have no equal one so far
  * @changing: pages that are new or change too often
- * @known: the sum of these three
+ * @known: the sum of these; without zero pages where the kernel does not count them
+ * @to_scan: those of them that ksmd looks into, which zero pages are not
  * @saved_per_cpu: bytes saved now for each second of CPU that ksmd ever used
  * @seconds: measured for so long; 0 if not at all
  * @cpu_share: of one CPU, while measuring
  * @is_too_little: ksmd took less CPU time than the kernel's clock can tell
  * @scan_rate: pages counted as scanned in a second, while measuring
  * @is_too_short: measured for too few of ksmd's sleeps to tell how long a pass takes
- * @pass_least: seconds of a pass over what is known, at least
+ * @pass_least: seconds of a pass over what is to scan, at least
  * @pass_most: likewise, at most
  * @hash_rate: pages that ksmd may hash in a second by its settings, at most
- * @pass_by_settings: seconds that hashing all that is known takes then, at least
+ * @pass_by_settings: seconds that hashing all that is to scan takes then, at least
  *
  * A double that is unknown is NAN.
  */
@@ -181,9 +185,12 @@ struct derived {
 	struct figure net;
 	struct figure metadata;
 	struct figure merged;
+	struct figure zero;
+	struct figure equal;
 	struct figure unique;
 	struct figure changing;
 	struct figure known;
+	struct figure to_scan;
 	double saved_per_cpu;
 	double seconds;
 	double cpu_share;

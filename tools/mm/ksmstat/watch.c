@@ -116,7 +116,7 @@ static const char *state_word(struct figure run)
 
 static void show_one(const struct snapshot *now, const struct derived *d, struct history *history)
 {
-	double merged = figure_ratio(d->merged, d->known);
+	double merged = figure_ratio(d->equal, d->known);
 
 	printf("%-7s %8s %6s", state_word(now->file[KSM_RUN]), short_bytes(d->saved),
 	       short_bytes(d->metadata));
