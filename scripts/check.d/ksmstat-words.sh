@@ -237,35 +237,6 @@ test_processes()
 offered by this kernel"
 }
 
-test_watch()
-{
-	local pid
-
-	fresh_tree ours
-	LC_ALL=C expect "two lines, ASCII" 0 -w 0.1 -c 2 <"$DATA/ascii.watch"
-	if has_utf8; then
-		LC_ALL=C.UTF-8 expect "two lines, UTF-8" 0 -w0.1 -c 2 <"$DATA/utf8.watch"
-	else
-		skip "lines in UTF-8" "no locale C.UTF-8 here"
-	fi
-	put pages_sharing garbage
-	LC_ALL=C expect "what is not known" 0 -w 1 -c 1 <"$DATA/unknown.watch"
-	: >"$said"
-	KSMSTAT_ROOT=$root "$ksmstat" -w 100 >"$said" &
-	pid=$!
-	while ! [ -s "$said" ] && kill -0 $pid 2>/dev/null; do
-		sleep 0.1
-	done
-	kill -TERM $pid 2>/dev/null || true
-	status=0
-	wait $pid || status=$?
-	if [ "$status" -eq 0 ] && [ "$(wc -l <"$said")" -eq 2 ]; then
-		pass
-	else
-		fail "a signal ends it, status $status" <"$said"
-	fi
-}
-
 test_run()
 {
 	fresh_tree ours
