@@ -39,6 +39,17 @@ test_recorded()
 	done
 }
 
+# A page must not wrap in a terminal.
+test_page_width()
+{
+	local file longest
+
+	for file in "$DATA"/*.page; do
+		longest=$(awk '{ if (length > n) n = length } END { print n }' "$file")
+		holds "${file##*/}: 80 columns, not $longest" [ "$longest" -le 80 ]
+	done
+}
+
 test_missing()
 {
 	local words
@@ -106,7 +117,7 @@ test_numbers()
 	expect_line "huge numbers: null" '  "saved_bytes": null,' -i 0 --json
 	put pages_sharing 2251799813685247
 	expect_line "the most that can be saved" '  "saved_bytes": 9223372036854771712,' -i 0 --json
-	expect_line "a share of it" "  unique                < 0.01 %      216 KiB  stayed the same, no equal page yet" -i 0
+	expect_line "a share of it" "  unique                < 0.01 %      216 KiB  unchanged, no equal page yet" -i 0
 
 	fresh_tree ours
 	put general_profit 60000000

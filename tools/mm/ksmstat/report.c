@@ -136,7 +136,7 @@ static void show_known(const struct derived *d)
 	show_part("merged", d->merged, d, "shares a copy");
 	if (d->zero.err != -ENOENT)
 		show_part("zero pages", d->zero, d, "shares the kernel's zero page");
-	show_part("unique", d->unique, d, "stayed the same, no equal page yet");
+	show_part("unique", d->unique, d, "unchanged, no equal page yet");
 	show_part("changing", d->changing, d, "new, or written to too often");
 }
 
