@@ -51,12 +51,23 @@ test_rates()
 	meanwhile move 4059219 3017762 431 50000000
 	expect_numbers "less than four sleeps tell nothing of a pass" \
 		'j["pages_scanned_per_second"] > 0 && j["pass_seconds_least"] == "null"'
+	expect_numbers "less than four sleeps are too short" 'j["measured_too_short"] == "true"'
+	run "$ksmstat" -i 0.1
+	holds "less than four sleeps: page" grep -qx \
+		'                        in that time only: it sleeps too long; see -i' "$said"
+	holds "less than four sleeps: page" grep -qx \
+		'  pages scanned         4,059,219, 0 a second in that time only' "$said"
 
 	fresh_tree ours
 	put pages_unshared 300000000
 	put pages_to_scan 100000
 	meanwhile move 3029221 2987762 420 5000000000
 	hinted_now "slow at this rate, and much CPU for little" little-merged slow-pass
+	expect_numbers "long enough" 'j["measured_too_short"] == "false"'
+	put sleep_millisecs 10000
+	put pages_to_scan 4000000
+	meanwhile move 3029222 2987762 420 10000000000
+	hinted_now "no hint on one burst between two sleeps"
 }
 
 # hinted_now NAME ID...: as hinted, of what was said already.

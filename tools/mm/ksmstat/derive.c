@@ -68,7 +68,6 @@ static void derive_pass(struct derived *d, const struct snapshot *from, const st
 	double scanned = file_growth(from, to, KSM_PAGES_SCANNED);
 	double skipped = file_growth(from, to, KSM_PAGES_SKIPPED);
 
-	d->is_too_short = is_too_short(d->seconds, to->file[KSM_SLEEP_MILLISECS]);
 	if (passes >= 2) {
 		d->pass_least = d->seconds / (passes + 1);
 		d->pass_most = d->seconds / (passes - 1);
@@ -85,6 +84,7 @@ static void derive_rates(struct derived *d, const struct snapshot *from, const s
 	d->seconds = (to->now_ns - from->now_ns) / 1e9;
 	if (d->seconds <= 0)
 		return;
+	d->is_too_short = is_too_short(d->seconds, to->file[KSM_SLEEP_MILLISECS]);
 	d->scan_rate = file_growth(from, to, KSM_PAGES_SCANNED) / d->seconds;
 	if (from->cpu_is_fine == to->cpu_is_fine)
 		d->cpu_share = growth(from->cpu_ns, to->cpu_ns) / 1e9 / d->seconds;

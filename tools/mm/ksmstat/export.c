@@ -33,6 +33,8 @@ static void json_cost(const struct snapshot *s, const struct derived *d)
 	json_double("cpu_seconds", s->cpu_ns.err ? NAN : s->cpu_ns.value / 1e9);
 	json_double("saved_bytes_per_cpu_second", d->saved_per_cpu);
 	json_double("measured_seconds", measured ? d->seconds : NAN);
+	json_truth("measured_too_short",
+		   measured ? figure_of(d->is_too_short) : figure_unknown(NOT_MEASURED));
 	json_double("cpu_share", d->cpu_share);
 	json_double("pages_scanned_per_second", d->scan_rate);
 	json_double("pass_seconds_least", d->pass_least);

@@ -60,8 +60,8 @@ static void hint_worth(struct hint_list *list, const struct derived *d)
 		add(list, "metadata",
 		    "Metadata takes more memory than merging saves, by %s: offer less memory, or only such as is equal.",
 		    text_bytes_of(-(double)d->net.value));
-	/* Comparisons with NAN are false. */
-	if (d->cpu_share > MUCH_CPU && merged < LITTLE_MERGED)
+	/* Comparisons with NAN are false; of one burst between two sleeps nothing follows. */
+	if (!d->is_too_short && d->cpu_share > MUCH_CPU && merged < LITTLE_MERGED)
 		add(list, "little-merged",
 		    "ksmd uses %s of a CPU while %s of the pages it knows are merged: let it sleep longer, or offer less memory.",
 		    text_percent(d->cpu_share), text_percent(merged));

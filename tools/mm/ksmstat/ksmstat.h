@@ -172,7 +172,7 @@ struct figure page_size(void);
  * @cpu_share: of one CPU, while measuring
  * @is_too_little: ksmd took less CPU time than the kernel's clock can tell
  * @scan_rate: pages counted as scanned in a second, while measuring
- * @is_too_short: measured for too few of ksmd's sleeps to tell how long a pass takes
+ * @is_too_short: measured for too few of ksmd's sleeps to tell more than of that time
  * @pass_least: seconds of a pass over what is to scan, at least
  * @pass_most: likewise, at most
  * @hash_rate: pages that ksmd may hash in a second by its settings, at most

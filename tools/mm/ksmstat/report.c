@@ -108,6 +108,8 @@ static void show_cost(const struct snapshot *s, const struct derived *d)
 	else
 		line("ksmd now", "%s of a CPU, measured for %s%s", text_percent(d->cpu_share),
 		     text_duration(d->seconds), s->cpu_is_fine ? "" : " by ticks");
+	if (d->is_too_short && !isnan(d->cpu_share))
+		line("", "in that time only: it sleeps too long; see -i");
 	if (s->cpu_ns.err)
 		line("ksmd in total", "not known");
 	else
@@ -166,8 +168,9 @@ static void show_scanning(const struct snapshot *s, const struct derived *d)
 	if (isnan(d->scan_rate))
 		line("pages scanned", "%s", text_count(s->file[KSM_PAGES_SCANNED]));
 	else
-		line("pages scanned", "%s, %s a second now", text_count(s->file[KSM_PAGES_SCANNED]),
-		     text_count(figure_of(fmin(d->scan_rate + 0.5, 1e18))));
+		line("pages scanned", "%s, %s a second %s", text_count(s->file[KSM_PAGES_SCANNED]),
+		     text_count(figure_of(fmin(d->scan_rate + 0.5, 1e18))),
+		     d->is_too_short ? "in that time only" : "now");
 	show_pass(d);
 	line("settings", "pages_to_scan %s, sleep_millisecs %s",
 	     text_count(s->file[KSM_PAGES_TO_SCAN]), text_count(s->file[KSM_SLEEP_MILLISECS]));
