@@ -88,6 +88,13 @@ test_cpu_time()
 {
 	fresh_tree ours
 	expect_line "exact CPU time" '    "cpu_seconds": 0.05,' --json -i 0
+	echo "123456789012345678 0 0" >"$root/proc/26/schedstat"
+	expect_line "all digits: JSON" '    "cpu_seconds": 123456789.012345678,' --json -i 0
+	expect_line "all digits: metrics" 'ksm_cpu_seconds_total 123456789.012345678' --prometheus
+	echo "100000000 0 0" >"$root/proc/26/schedstat"
+	expect_line "no digits too many" 'ksm_cpu_seconds_total 0.1' --prometheus
+	put sleep_millisecs 4294967295
+	expect_line "all digits: a sleep" 'ksm_sleep_seconds 4294967.295' --prometheus
 	echo "0 0 0" >"$root/proc/26/schedstat"
 	sed -i 's/ 0 5 0 0 25 / 123 277 0 0 25 /' "$root/proc/26/stat"
 	expect_line "ticks where schedstat is empty" '    "cpu_seconds": 4,' --json -i 0

@@ -30,7 +30,7 @@ static void json_cost(const struct snapshot *s, const struct derived *d)
 
 	json_open("ksmd", '{');
 	json_figure("pid", s->ksmd);
-	json_double("cpu_seconds", s->cpu_ns.err ? NAN : s->cpu_ns.value / 1e9);
+	json_seconds("cpu_seconds", s->cpu_ns);
 	json_double("saved_bytes_per_cpu_second", d->saved_per_cpu);
 	json_double("measured_seconds", measured ? d->seconds : NAN);
 	json_truth("measured_too_short",
@@ -126,12 +126,12 @@ static void metric(const char *name, const char *type, const char *help, struct 
 }
 
 static void metric_seconds(const char *name, const char *type, const char *help,
-			   struct figure value, double units)
+			   struct figure value, long long units)
 {
 	if (value.err)
 		return;
 	metric_head(name, type, help);
-	printf("%s %.9g\n", name, value.value / units);
+	printf("%s %s\n", name, text_exact(value.value, units));
 }
 
 static void metric_pages(const struct derived *d)
@@ -166,7 +166,7 @@ static void metric_settings(const struct snapshot *s)
 	metric("ksm_pages_to_scan", "gauge", "Pages that ksmd scans before it sleeps.",
 	       file[KSM_PAGES_TO_SCAN]);
 	metric_seconds("ksm_sleep_seconds", "gauge", "How long ksmd sleeps then.",
-		       file[KSM_SLEEP_MILLISECS], 1e3);
+		       file[KSM_SLEEP_MILLISECS], 1000);
 	metric("ksm_max_page_sharing", "gauge", "Places that may share one page.",
 	       file[KSM_MAX_PAGE_SHARING]);
 	metric("ksm_smart_scan", "gauge", "1 if unchanged pages are passed over.",
@@ -186,7 +186,8 @@ int show_prometheus(void)
 	       d.saved);
 	metric("ksm_net_bytes", "gauge", "Bytes that merging saves, less metadata.", d.net);
 	metric("ksm_metadata_bytes", "gauge", "Bytes of KSM's metadata.", d.metadata);
-	metric_seconds("ksm_cpu_seconds_total", "counter", "CPU time of ksmd.", s.cpu_ns, 1e9);
+	metric_seconds("ksm_cpu_seconds_total", "counter", "CPU time of ksmd.", s.cpu_ns,
+		       NSEC_PER_SEC);
 	metric_pages(&d);
 	metric("ksm_zero_pages", "gauge", "Empty pages that became the zero page.",
 	       s.file[KSM_ZERO_PAGES]);

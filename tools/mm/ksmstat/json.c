@@ -59,6 +59,13 @@ void json_double(const char *key, double value)
 		printf("null");
 }
 
+/* Exact: a counter must not lose digits as it grows. */
+void json_seconds(const char *key, struct figure ns)
+{
+	begin(key);
+	fputs(ns.err ? "null" : text_exact(ns.value, NSEC_PER_SEC), stdout);
+}
+
 /* Not 0 is true. */
 void json_truth(const char *key, struct figure value)
 {

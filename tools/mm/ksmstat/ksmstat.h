@@ -227,6 +227,7 @@ unsigned int hints_find(struct hint hints[MAX_HINTS], const struct snapshot *now
 const char *text_bytes(struct figure bytes);
 const char *text_bytes_of(double bytes);
 const char *text_count(struct figure count);
+const char *text_exact(long long value, long long units);
 const char *text_duration(double seconds);
 const char *text_percent(double share);
 bool text_is_utf8(void);
@@ -288,6 +289,7 @@ void json_open(const char *key, char bracket);
 void json_close(char bracket);
 void json_figure(const char *key, struct figure value);
 void json_double(const char *key, double value);
+void json_seconds(const char *key, struct figure ns);
 void json_truth(const char *key, struct figure value);
 void json_bytes(const char *key, const char *bytes, size_t len);
 void json_text(const char *key, const char *text);

@@ -67,6 +67,23 @@ const char *text_count(struct figure count)
 	return text;
 }
 
+/* What is @value in units, a power of ten, that make one; all its digits: "0.05", "4". */
+const char *text_exact(long long value, long long units)
+{
+	char *text = next_text();
+	size_t len = snprintf(text, TEXT_SIZE, "%lld", value / units);
+
+	value %= units;
+	if (value)
+		text[len++] = '.';
+	for (; value; value %= units) {
+		units /= 10;
+		text[len++] = '0' + value / units;
+	}
+	text[len] = '\0';
+	return text;
+}
+
 /* How long, in the two largest units that matter: "350 ms", "4.2 s", "3 h", "2 d 4 h". */
 const char *text_duration(double seconds)
 {
