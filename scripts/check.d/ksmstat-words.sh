@@ -130,6 +130,8 @@ advisor_mode is scan-time, so the kernel sets it; 'ksmstat set advisor_mode none
 	expect "max_page_sharing while merged" 1 set max_page_sharing 100 <<<"ksmstat: \
 max_page_sharing: cannot change while pages are merged; 'ksmstat unmerge' first"
 	expect_file "max_page_sharing while merged" "$SYSFS/max_page_sharing" 256
+	expect "a setting that is not there, while merged" 1 set merge_across_nodes 0 \
+		<<<"ksmstat: merge_across_nodes: not offered by this kernel"
 	put pages_shared 0
 	expect "max_page_sharing" 0 set max_page_sharing 100 <<<"max_page_sharing: 256 -> 100"
 	expect "limits of the advisor" 1 set advisor_min_pages_to_scan 30001 <<<"ksmstat: \
@@ -138,6 +140,9 @@ advisor_min_pages_to_scan: would be above advisor_max_pages_to_scan, which is 30
 advisor_max_pages_to_scan: would be below advisor_min_pages_to_scan, which is 500"
 	expect "the greatest number" 0 set stable_node_chains_prune_millisecs 4294967295 \
 		<<<"stable_node_chains_prune_millisecs: 2000 -> 4294967295"
+	rm "$root/$SYSFS/advisor_min_pages_to_scan"
+	expect "no limits of the advisor" 1 set advisor_min_pages_to_scan 30001 \
+		<<<"ksmstat: advisor_min_pages_to_scan: not offered by this kernel"
 	put sleep_millisecs garbage
 	expect "a setting that cannot be read" 0 set sleep_millisecs 30 \
 		<<<"sleep_millisecs: ? -> 30"

@@ -88,20 +88,11 @@ int control_switch(long long run)
 }
 
 /* Writes, looks what became of it, and tells both. */
-static int change(int setting, const char *key, const char *value)
+static int change(int setting, const char *key, const char *old, const char *value)
 {
-	char old[ADVISOR_TEXT], new[ADVISOR_TEXT];
-	int err = setting_read(setting, old);
+	char new[ADVISOR_TEXT];
+	int err = write_setting(key, value);
 
-	if (!err && !strcmp(old, value)) {
-		printf("%s: %s already\n", key, value);
-		return EXIT_OK;
-	}
-	if (err == -ENOENT)
-		return complain_of(key, err);
-	if (err)
-		snprintf(old, sizeof(old), "?");
-	err = write_setting(key, value);
 	if (err)
 		return complain_of(key, err);
 	err = setting_read(setting, new);
@@ -126,8 +117,7 @@ int control_set(const char *key, const char *value)
 {
 	struct figure number = figure_parse(value, true);
 	char why[WHY_SIZE], old[ADVISOR_TEXT], plain[ADVISOR_TEXT];
-	int setting = setting_find(key);
-	bool same;
+	int setting = setting_find(key), err;
 
 	if (setting < 0) {
 		complain("there is no setting '%s'; there are:", key);
@@ -147,10 +137,16 @@ int control_set(const char *key, const char *value)
 	}
 	if (!strcmp(key, "run") && figure_is(number, RUN_UNMERGE))
 		return control_switch(RUN_UNMERGE);
-	same = !setting_read(setting, old) && !strcmp(old, value);
-	if (!same && !setting_is_possible(setting, value, why)) {
+	err = setting_read(setting, old);
+	if (err == -ENOENT)
+		return complain_of(key, err);
+	if (!err && !strcmp(old, value)) {
+		printf("%s: %s already\n", key, value);
+		return EXIT_OK;
+	}
+	if (!setting_is_possible(setting, value, why)) {
 		complain("%s: %s", key, why);
 		return EXIT_FAILED;
 	}
-	return change(setting, key, value);
+	return change(setting, key, err ? "?" : old, value);
 }
