@@ -152,6 +152,7 @@ test_permissions()
 		"  saved now             48.6 MiB (9.8 % of this machine's memory)" -i 0
 	expect "may not read: processes" 0 -p <"$DATA/denied.processes"
 	expect "may not write: off" 1 off <<<"ksmstat: run: not permitted; needs root"
+	expect "may not write: unmerge" 1 unmerge <<<"ksmstat: run: not permitted; needs root"
 	expect "may not write: set" 1 set run 0 <<<"ksmstat: run: not permitted; needs root"
 	expect_file "may not write: nothing was" "$SYSFS/run" 1
 	chmod 0 "$root/$SYSFS"

@@ -204,8 +204,55 @@ What is merged stays merged: 48.6 MiB saved."
 KSM is off; each has pages of its own again: 0 B given back."
 	expect_file "unmerge" "$SYSFS/run" 2
 	expect "unmerge already" 0 set run 2 <<<"KSM is off, and everything is unmerged already."
+	put run 1
+	put pages_sharing garbage
+	expect "off, who knows what is saved" 0 off <<<"KSM is off.
+What is merged stays merged."
+	expect "unmerge, who knows how much" 0 unmerge <<<"Unmerging; this can take long ...
+KSM is off; each has pages of its own again."
 	put run garbage
 	expect "on, who knows from what" 1 on <<<"ksmstat: run: unreadable (not a number)"
+}
+
+# unmerge_says COMMAND...: what the command says that ends in ksmstat, to $said.
+unmerge_says()
+{
+	local text
+
+	# By a pipe, as no file may be written here.
+	status=0
+	text=$(KSMSTAT_ROOT=$root "$@" unmerge 2>&1 </dev/null) || status=$?
+	printf '%s\n' "$text" >"$said"
+}
+
+without_files()
+{
+	trap '' XFSZ
+	ulimit -f 0
+	"$@"
+}
+
+test_unmerge_fails()
+{
+	local ro=("unshare" -m)
+
+	fresh_tree ours
+	unmerge_says without_files "$ksmstat"
+	holds "unmerge: the write fails" diff - "$said" <<<"Unmerging 48.6 MiB; this can take long ...
+ksmstat: not all could be unmerged: File too large"
+	holds "unmerge: the write fails, status $status" [ "$status" -eq 1 ]
+
+	[ "$(id -u)" -eq 0 ] || ro=("unshare" -rm)
+	# shellcheck disable=SC2016 # of the inner shell
+	ro+=(sh -c 'mount --bind -o ro "$1" "$1" && shift && exec "$@"' sh "$root/sys")
+	fresh_tree ours
+	if ! "${ro[@]}" true 2>/dev/null; then
+		skip "unmerge where /sys is read-only" "nothing can be mounted here"
+		return
+	fi
+	unmerge_says "${ro[@]}" "$ksmstat"
+	holds "unmerge: read-only" diff - "$said" <<<"ksmstat: run: Read-only file system"
+	holds "unmerge: read-only, status $status" [ "$status" -eq 1 ]
 }
 
 # process PID NAME MERGED: adds a process.

@@ -14,12 +14,20 @@ static int complain_of(const char *key, int err)
 	return EXIT_FAILED;
 }
 
-static int write_setting(const char *key, const char *value)
+/* A file descriptor or a negative errno. */
+static int open_setting(const char *key)
 {
 	char path[128];
 
 	snprintf(path, sizeof(path), KSM_DIR "/%s", key);
-	return source_write(path, value);
+	return source_open_write(path);
+}
+
+static int write_setting(const char *key, const char *value)
+{
+	int fd = open_setting(key);
+
+	return fd < 0 ? fd : source_write(fd, value);
 }
 
 static struct figure saved_now(void)
@@ -32,24 +40,44 @@ static struct figure saved_now(void)
 	return derived.saved;
 }
 
+/* Prints how much that is, with what stands around it, if that is known. */
+static void print_bytes(const char *before, struct figure bytes, const char *after)
+{
+	if (!bytes.err)
+		printf("%s%s%s", before, text_bytes(bytes), after);
+}
+
+/* Says that the kernel began to unmerge, but did not end. */
+static int complain_of_unmerging(int err)
+{
+	struct figure run = ksm_file_read(KSM_RUN);
+
+	if (run.err)
+		complain("not all could be unmerged: %s", strerror(-err));
+	else
+		complain("not all could be unmerged: %s; run is %lld now", strerror(-err),
+			 run.value);
+	return EXIT_FAILED;
+}
+
 /* Tells how much memory was given back. */
 static int unmerge(void)
 {
-	struct figure before = saved_now(), given;
-	int err;
+	struct figure before = saved_now();
+	int run = open_setting("run"), err;
 
-	printf("Unmerging %s; this can take long ...\n", text_bytes(before));
+	if (run < 0)
+		return complain_of("run", run);
+	printf("Unmerging");
+	print_bytes(" ", before, "");
+	printf("; this can take long ...\n");
 	fflush(stdout);
-	err = write_setting("run", "2");
-	if (err == -EACCES || err == -EPERM || err == -ENOENT)
-		return complain_of("run", err);
-	if (err) {
-		complain("not all could be unmerged: %s; run is %s now", strerror(-err),
-			 text_count(ksm_file_read(KSM_RUN)));
-		return EXIT_FAILED;
-	}
-	given = figure_sub(before, saved_now());
-	printf("KSM is off; each has pages of its own again: %s given back.\n", text_bytes(given));
+	err = source_write(run, "2");
+	if (err)
+		return complain_of_unmerging(err);
+	printf("KSM is off; each has pages of its own again");
+	print_bytes(": ", figure_sub(before, saved_now()), " given back");
+	printf(".\n");
 	return EXIT_OK;
 }
 
@@ -82,8 +110,11 @@ int control_switch(long long run)
 	if (err)
 		return complain_of("run", err);
 	printf("KSM is %s.\n", words[run]);
-	if (run == RUN_OFF)
-		printf("What is merged stays merged: %s saved.\n", text_bytes(saved_now()));
+	if (run == RUN_OFF) {
+		printf("What is merged stays merged");
+		print_bytes(": ", saved_now(), " saved");
+		printf(".\n");
+	}
 	return EXIT_OK;
 }
 

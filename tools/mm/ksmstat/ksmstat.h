@@ -81,7 +81,8 @@ const char *write_reason(int err);
 int source_missing(const char *path);
 DIR *source_open_dir(const char *path);
 int source_read(const char *path, char *text, size_t size);
-int source_write(const char *path, const char *text);
+int source_open_write(const char *path);
+int source_write(int fd, const char *text);
 struct figure source_number(const char *path, bool may_be_negative);
 struct figure source_line(const char *text, const char *name);
 

@@ -86,22 +86,27 @@ int source_read(const char *path, char *text, size_t size)
 	return strlen(text) == len ? 0 : NOT_A_NUMBER;
 }
 
+/* Opens a file that exists, to write to it; a file descriptor or a negative errno. */
+int source_open_write(const char *path)
+{
+	int fd = open_source(path, O_WRONLY | O_TRUNC);
+
+	return fd < 0 ? -errno : fd;
+}
+
 /**
- * source_write - write a value to a file that exists
- * @path: the file
+ * source_write - write a value to a file
+ * @fd: of the file, which is closed
  * @text: the value, which is written at once
  *
  * Return: 0 or a negative errno.
  */
-int source_write(const char *path, const char *text)
+int source_write(int fd, const char *text)
 {
-	int fd = open_source(path, O_WRONLY | O_TRUNC);
 	char line[64];
 	ssize_t done;
 	int len, err;
 
-	if (fd < 0)
-		return -errno;
 	len = snprintf(line, sizeof(line), "%s\n", text);
 	if (len < 0 || (size_t)len >= sizeof(line)) {
 		close(fd);
