@@ -214,6 +214,41 @@ KSM is off; each has pages of its own again."
 	expect "on, who knows from what" 1 on <<<"ksmstat: run: unreadable (not a number)"
 }
 
+# available KIB: of memory
+available()
+{
+	sed -i "s/^MemAvailable:.*/MemAvailable: $1 kB/" "$root/proc/meminfo"
+}
+
+test_unmerge_force()
+{
+	local refusal="ksmstat: unmerging needs 48.6 MiB, and only 48.5 MiB of memory are \
+available; 'ksmstat unmerge --force' does it all the same"
+	local unmerged="Unmerging 48.6 MiB; this can take long ...
+KSM is off; each has pages of its own again: 0 B given back."
+
+	fresh_tree ours
+	available 49700
+	expect "unmerge with too little memory" 1 unmerge <<<"$refusal"
+	expect "set run 2 with too little memory" 1 set run 2 <<<"$refusal"
+	expect_file "unmerge with too little memory: nothing was written" "$SYSFS/run" 1
+	expect "off needs no memory" 0 off <<<"KSM is off.
+What is merged stays merged: 48.6 MiB saved."
+	expect "unmerge --force" 0 unmerge --force <<<"$unmerged"
+	expect_file "unmerge --force" "$SYSFS/run" 2
+	put run 1
+	available 49752
+	expect "unmerge with just enough memory" 0 unmerge <<<"$unmerged"
+	put run 1
+	available garbage
+	expect "unmerge, who knows with how much memory" 0 unmerge <<<"$unmerged"
+	put run 1
+	rm "$root/proc/meminfo"
+	expect "unmerge without /proc" 0 unmerge <<<"$unmerged"
+	expect_line "--force in the help" \
+		"  unmerge        stop ksmd and give each process its own pages back; --force:" --help
+}
+
 # unmerge_says COMMAND...: what the command says that ends in ksmstat, to $said.
 unmerge_says()
 {
@@ -376,6 +411,9 @@ test_usage()
 	on off
 	off 1
 	unmerge now
+	unmerge --force now
+	off --force
+	--force unmerge
 	set
 	set run
 	set run 1 1

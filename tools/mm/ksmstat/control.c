@@ -60,12 +60,27 @@ static int complain_of_unmerging(int err)
 	return EXIT_FAILED;
 }
 
+/* Pages of their own need the memory that was saved. */
+static bool has_room(struct figure saved)
+{
+	struct figure room = meminfo("MemAvailable:");
+
+	if (room.err || !figure_above(saved, room.value))
+		return true;
+	complain("unmerging needs %s, and only %s of memory are available; 'ksmstat unmerge --force' does it all the same",
+		 text_bytes(saved), text_bytes(room));
+	return false;
+}
+
 /* Tells how much memory was given back. */
-static int unmerge(void)
+static int unmerge(bool force)
 {
 	struct figure before = saved_now();
-	int run = open_setting("run"), err;
+	int run, err;
 
+	if (!force && !has_room(before))
+		return EXIT_FAILED;
+	run = open_setting("run");
 	if (run < 0)
 		return complain_of("run", run);
 	printf("Unmerging");
@@ -84,10 +99,11 @@ static int unmerge(void)
 /**
  * control_switch - on, off or unmerge
  * @run: what run shall be
+ * @force: unmerge, be there memory for it or not
  *
  * Return: an exit status.
  */
-int control_switch(long long run)
+int control_switch(long long run, bool force)
 {
 	static const char * const words[] = { "off", "on", "off, and everything is unmerged" };
 	struct figure old;
@@ -105,7 +121,7 @@ int control_switch(long long run)
 		return EXIT_OK;
 	}
 	if (run == RUN_UNMERGE)
-		return unmerge();
+		return unmerge(force);
 	err = write_setting("run", run == RUN_ON ? "1" : "0");
 	if (err)
 		return complain_of("run", err);
@@ -167,7 +183,7 @@ int control_set(const char *key, const char *value)
 		value = plain;
 	}
 	if (!strcmp(key, "run") && figure_is(number, RUN_UNMERGE))
-		return control_switch(RUN_UNMERGE);
+		return control_switch(RUN_UNMERGE, false);
 	err = setting_read(setting, old);
 	if (err == -ENOENT)
 		return complain_of(key, err);

@@ -154,6 +154,7 @@ int ksm_advisor_read(char mode[ADVISOR_TEXT]);
 void snapshot_take(struct snapshot *snapshot);
 bool snapshot_is_empty(const struct snapshot *snapshot);
 struct figure stat_field(const char *stat, unsigned int number);
+struct figure meminfo(const char *name);
 struct figure page_size(void);
 
 /**
@@ -300,7 +301,7 @@ int show_report(double interval);
 int show_json(double interval);
 int show_prometheus(void);
 int show_watch(double interval, unsigned long count);
-int control_switch(long long run);
+int control_switch(long long run, bool force);
 int control_set(const char *key, const char *value);
 int launch(char **words);
 

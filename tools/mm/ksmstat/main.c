@@ -47,7 +47,7 @@ static const char help[] =
 "       ksmstat --prometheus\n"
 "       ksmstat -w [SECONDS] [-c COUNT]\n"
 "       ksmstat -p [-n LINES] [--json]\n"
-"       ksmstat on | off | unmerge\n"
+"       ksmstat on | off | unmerge [--force]\n"
 "       ksmstat set KEY VALUE\n"
 "       ksmstat run PROGRAM [ARGUMENT]...\n"
 "\n"
@@ -63,7 +63,8 @@ static const char help[] =
 "  -h, --help     this text\n"
 "\n"
 "  on, off        start and stop ksmd; what is merged stays merged\n"
-"  unmerge        stop ksmd and give each process its own pages back\n"
+"  unmerge        stop ksmd and give each process its own pages back; --force:\n"
+"                 even where more was saved than is available now\n"
 "  set KEY VALUE  change a setting, if that makes sense now\n"
 "  run PROGRAM    run a program, with all its memory offered for merging\n"
 "\n"
@@ -217,6 +218,7 @@ static int do_command(int words, char **word)
 		[RUN_ON] = "on",
 		[RUN_UNMERGE] = "unmerge",
 	};
+	bool force;
 
 	if (!strcmp(word[0], "set"))
 		return command_set(words - 1, word + 1);
@@ -225,7 +227,8 @@ static int do_command(int words, char **word)
 	for (int run = RUN_OFF; run <= RUN_UNMERGE; run++) {
 		if (strcmp(word[0], switches[run]))
 			continue;
-		return words == 1 ? control_switch(run) : usage("too many words");
+		force = run == RUN_UNMERGE && words == 2 && !strcmp(word[1], "--force");
+		return words == 1 || force ? control_switch(run, force) : usage("too many words");
 	}
 	complain("there is no command '%s'; see 'ksmstat --help'", word[0]);
 	return EXIT_USAGE;

@@ -202,7 +202,13 @@ static void read_together(struct snapshot *s)
 	}
 }
 
-static struct figure read_memory(void)
+/**
+ * meminfo - a line of /proc/meminfo
+ * @name: its first word, with the colon
+ *
+ * Return: bytes.
+ */
+struct figure meminfo(const char *name)
 {
 	char text[SOURCE_TEXT];
 	int err = source_read("/proc/meminfo", text, sizeof(text));
@@ -210,7 +216,7 @@ static struct figure read_memory(void)
 
 	if (err)
 		return figure_unknown(err == -ENOENT ? NO_PROC : err);
-	kib = source_line(text, "MemTotal:");
+	kib = source_line(text, name);
 	if (!kib.err && kib.value < 0)
 		return figure_unknown(NEGATIVE);
 	return figure_mul(kib, figure_of(1024));
@@ -229,7 +235,7 @@ void snapshot_take(struct snapshot *snapshot)
 		snapshot->file[file] = ksm_file_read(file);
 	read_together(snapshot);
 	snapshot->advisor_err = ksm_advisor_read(snapshot->advisor);
-	snapshot->memory = read_memory();
+	snapshot->memory = meminfo("MemTotal:");
 	read_cpu_time(snapshot);
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	snapshot->now_ns = now.tv_sec * NSEC_PER_SEC + now.tv_nsec;
