@@ -360,6 +360,8 @@ test_run()
 	expect "run: its status" 5 run sh -c 'exit 5' </dev/null
 	expect "run: options are the program's" 0 run echo -n --json < <(printf -- --json)
 	expect "run --" 0 run -- echo -- <<<"--"
+	expect "run: an option that is a program" 127 run -- --help \
+		<<<"ksmstat: --help: No such file or directory"
 	expect "run: not there" 127 run /nonexistent \
 		<<<"ksmstat: /nonexistent: No such file or directory"
 	expect "run: not to be run" 126 run / <<<"ksmstat: /: Permission denied"
@@ -369,6 +371,28 @@ until 'ksmstat on'
 a"
 	put run 1
 	expect "run: merging is on" 0 run sed -n 's/ksm_merge_any: //p' /proc/self/ksm_stat <<<yes
+}
+
+# What fails before the program runs must not look like the program's own status.
+test_run_fails()
+{
+	fresh_tree ours
+	expect "run without a program" 125 run <<<"ksmstat: run needs a PROGRAM; see 'ksmstat --help'"
+	expect "run -- without a program" 125 run -- \
+		<<<"ksmstat: run needs a PROGRAM; see 'ksmstat --help'"
+	expect "run with an option" 125 run --now true \
+		<<<"ksmstat: run has no option '--now'; see 'ksmstat --help'"
+	expect_line "run --help" "usage: ksmstat [-i SECONDS] [--json]" run --help
+	expect_line "run -h" "usage: ksmstat [-i SECONDS] [--json]" run -h
+	if ! cc -o "$scratch/no-merge" "$DATA/no-merge.c" 2>"$said" ||
+		! "$scratch/no-merge" true 2>"$said"; then
+		skip "run: the kernel refuses" "$(tail -n 1 "$said")"
+		return
+	fi
+	run "$scratch/no-merge" "$ksmstat" run true
+	holds "run: the kernel refuses, status $status" [ "$status" -eq 125 ]
+	holds "run: the kernel refuses" diff - "$said" \
+		<<<"ksmstat: memory cannot be offered for merging: Operation not permitted"
 }
 
 test_usage()
@@ -417,9 +441,8 @@ test_usage()
 	set
 	set run
 	set run 1 1
-	run
-	run --
 	-p on
+	-p run true
 	EOF2
 	expect_line "help" "usage: ksmstat [-i SECONDS] [--json]" --help
 	if KSMSTAT_ROOT=$root "$ksmstat" -i 0 >/dev/full 2>"$said"; then

@@ -35,11 +35,12 @@
 
 #define NSEC_PER_SEC	1000000000LL
 
-/* Exit statuses. */
+/* Exit statuses; those of run are as env(1) and timeout(1) have them. */
 enum {
 	EXIT_OK		= 0,
 	EXIT_FAILED	= 1,
 	EXIT_USAGE	= 2,
+	EXIT_RUN_FAILED	= 125,
 	EXIT_CANNOT_RUN	= 126,
 	EXIT_NOT_FOUND	= 127,
 };

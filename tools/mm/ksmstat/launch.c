@@ -51,7 +51,7 @@ int launch(char **words)
 			complain("this kernel cannot do that: it has no KSM, or is older than 6.4");
 		else
 			complain("memory cannot be offered for merging: %s", strerror(errno));
-		return EXIT_FAILED;
+		return EXIT_RUN_FAILED;
 	}
 	warn_if_forgotten();
 	warn_if_off();

@@ -201,13 +201,22 @@ static int command_set(int words, char **word)
 	return control_set(word[0], word[1]);
 }
 
+/* Status 2 might be the program's own. */
 static int command_run(int words, char **word)
 {
+	if (words && (!strcmp(word[0], "--help") || !strcmp(word[0], "-h")))
+		return show_help();
 	if (words && !strcmp(word[0], "--")) {
 		words--;
 		word++;
+	} else if (words && word[0][0] == '-') {
+		complain("run has no option '%s'; see 'ksmstat --help'", word[0]);
+		return EXIT_RUN_FAILED;
 	}
-	return words ? launch(word) : usage("run needs a PROGRAM");
+	if (words)
+		return launch(word);
+	usage("run needs a PROGRAM");
+	return EXIT_RUN_FAILED;
 }
 
 /* @word[0] is the command. */
