@@ -104,8 +104,10 @@ test_cpu_time()
 	expect_line "too many ticks" "  - CPU time of ksmd: numbers too large to be true" -i 0
 	sed -i 's/(ksmd) R 2 /(ksmd) R 1 /' "$root/proc/26/stat"
 	expect_line "a program that is called ksmd" \
-		"  - ksmd: not to be seen in /proc, as in a container" -i 0
+		"  - ksmd: not to be seen in /proc, as in a container or with hidepid" -i 0
 	expect_line "a program that is called ksmd: null" '    "cpu_seconds": null,' --json -i 0
+	sed -i 's/(ksmd) R 1 0 0 0 -1 2129984 /(ksmd) R 2 0 0 0 -1 4194304 /' "$root/proc/26/stat"
+	expect_line "a program whose parent has PID 2, too: null" '    "pid": null,' --json -i 0
 	rm -r "$root/proc"
 	expect_line "no /proc" "  - CPU time of ksmd: not to be had without /proc" -i 0
 }

@@ -12,7 +12,6 @@
 
 #include "ksmstat.h"
 
-#define KTHREAD		0x00200000	/* among the flags in /proc/PID/stat */
 #define MAX_PATH	64
 
 static int read_file(long pid, const char *name, char text[SOURCE_TEXT])
@@ -27,12 +26,8 @@ static int read_file(long pid, const char *name, char text[SOURCE_TEXT])
 static bool is_kthread(long pid)
 {
 	char stat[SOURCE_TEXT];
-	struct figure flags;
 
-	if (read_file(pid, "stat", stat))
-		return false;
-	flags = stat_field(stat, 9);
-	return !flags.err && (flags.value & KTHREAD);
+	return !read_file(pid, "stat", stat) && stat_is_kthread(stat);
 }
 
 /* "yes" is 1, "no" is 0. */

@@ -227,7 +227,7 @@ static void show_unknown(const struct snapshot *s)
 	show_unknown_one(&begun, "advisor_mode", s->advisor_err);
 	show_unknown_one(&begun, "/proc/meminfo", s->memory.err);
 	if (s->ksmd.err == -ESRCH) {
-		printf("%s  - ksmd: not to be seen in /proc, as in a container\n",
+		printf("%s  - ksmd: not to be seen in /proc, as in a container or with hidepid\n",
 		       begun ? "" : "\nMissing\n");
 		begun = true;
 	} else {

@@ -12,6 +12,7 @@
 #include "ksmstat.h"
 
 #define MAX_PATH	64	/* of paths that are made here */
+#define KTHREAD		0x00200000	/* among the flags in /proc/PID/stat */
 #define MAX_TRIES	5	/* to read counters that fit together */
 
 static const char * const names[KSM_NR_FILES] = {
@@ -122,7 +123,15 @@ struct figure stat_field(const char *stat, unsigned int number)
 	return figure_parse(word, true);
 }
 
-/* Kernel threads are children of kthreadd, which no program can be. */
+/* Is it /proc/PID/stat of a kernel thread? */
+bool stat_is_kthread(const char *stat)
+{
+	struct figure flags = stat_field(stat, 9);
+
+	return !flags.err && (flags.value & KTHREAD);
+}
+
+/* A program may have the name, and in a container a parent with PID 2, too. */
 static bool is_ksmd(long pid, char stat[SOURCE_TEXT])
 {
 	char path[MAX_PATH];
@@ -132,7 +141,8 @@ static bool is_ksmd(long pid, char stat[SOURCE_TEXT])
 	if (source_read(path, stat, SOURCE_TEXT))
 		return false;
 	name = strchr(stat, '(');
-	return name && !strncmp(name, "(ksmd) ", 7) && figure_is(stat_field(stat, 4), 2);
+	return name && !strncmp(name, "(ksmd) ", 7) && figure_is(stat_field(stat, 4), 2) &&
+	       stat_is_kthread(stat);
 }
 
 /* Looks through /proc once; fills @stat. */
