@@ -17,6 +17,9 @@ test_watch()
 	else
 		skip "lines in UTF-8" "no locale C.UTF-8 here"
 	fi
+	LC_ALL=C expect "an interval without a zero" 0 -w .1 -c 2 <"$DATA/ascii.watch"
+	LC_ALL=C expect "INTERVAL COUNT" 0 -w 0.1 2 <"$DATA/ascii.watch"
+	LC_ALL=C expect "INTERVAL in one word, COUNT" 0 -w.1 2 <"$DATA/ascii.watch"
 	put pages_sharing garbage
 	LC_ALL=C expect "what is not known" 0 -w 1 -c 1 <"$DATA/unknown.watch"
 }

@@ -424,6 +424,12 @@ test_usage()
 	-w -p
 	-w --json
 	-c 1
+	-w .
+	-w .05
+	-w .5 0
+	-w 1 2 3
+	-w 1 2x
+	-w 1 on
 	-w -c 0
 	-w -c 1.5
 	-n 1
@@ -445,6 +451,21 @@ test_usage()
 	set run 1 1
 	-p on
 	-p run true
+	EOF2
+	while read -r words; do
+		# shellcheck disable=SC2086 # words
+		expect "names it: ksmstat ${words%:*}" 2 ${words%:*} \
+			<<<"ksmstat: ${words#*:}; see 'ksmstat --help'"
+	done <<-'EOF2'
+	-x:there is no option '-x'
+	-px:there is no option '-x'
+	--nonsense:there is no option '--nonsense'
+	-p --pro --nonsense=1:there is no option '--nonsense=1'
+	--json=1:option '--json' takes no value
+	--js=1:option '--json' takes no value
+	-p -n:option '-n' lacks its value
+	-w -c:option '-c' lacks its value
+	-i:option '-i' lacks its value
 	EOF2
 	expect_line "help" "usage: ksmstat [-i SECONDS] [--json]" --help
 	if KSMSTAT_ROOT=$root "$ksmstat" -i 0 >/dev/full 2>"$said"; then

@@ -45,7 +45,7 @@ struct options {
 static const char help[] =
 "usage: ksmstat [-i SECONDS] [--json]\n"
 "       ksmstat --prometheus\n"
-"       ksmstat -w [SECONDS] [-c COUNT]\n"
+"       ksmstat -w [SECONDS [COUNT]] [-c COUNT]\n"
 "       ksmstat -p [-n LINES] [--json]\n"
 "       ksmstat on | off | unmerge [--force]\n"
 "       ksmstat set KEY VALUE\n"
@@ -116,23 +116,56 @@ static bool read_count(const char *word, unsigned long *count)
 	return true;
 }
 
-/* The seconds of -w may be in the same word, in the next, or not be said. */
-static bool read_watch(int argc, char **argv, struct options *o)
+/* Does the word begin as a number does? */
+static bool is_like_number(const char *word)
+{
+	word += *word == '.';
+	return *word >= '0' && *word <= '9';
+}
+
+/*
+ * The seconds of -w may be in the same word, in the next, or not be said. The lines
+ * may follow, as those of vmstat do.
+ */
+static const char *read_watch(int argc, char **argv, struct options *o)
 {
 	const char *word = optarg;
 
 	o->watch = true;
-	if (!word && optind < argc && argv[optind][0] >= '0' && argv[optind][0] <= '9')
+	if (!word && optind < argc && is_like_number(argv[optind]))
 		word = argv[optind++];
-	return !word || text_seconds(word, 0.1, MAX_SECONDS, &o->seconds);
+	if (!word)
+		return NULL;
+	if (!text_seconds(word, 0.1, MAX_SECONDS, &o->seconds))
+		return "the SECONDS of -w must be a number from 0.1 to 86400";
+	if (optind < argc && is_like_number(argv[optind]) &&
+	    !read_count(argv[optind++], &o->count))
+		return "COUNT must be a number from 1 on";
+	return NULL;
+}
+
+/* What getopt_long() cannot make anything of. */
+static const char *bad_option(int option, char **argv)
+{
+	static char text[256];
+
+	if (option == ':')
+		snprintf(text, sizeof(text), "option '-%c' lacks its value", optopt);
+	else if (optopt == 'J' || optopt == 'P' || optopt == 'h')
+		snprintf(text, sizeof(text), "option '--%s' takes no value",
+			 optopt == 'J' ? "json" : optopt == 'P' ? "prometheus" : "help");
+	else if (optopt)
+		snprintf(text, sizeof(text), "there is no option '-%c'", optopt);
+	else
+		snprintf(text, sizeof(text), "there is no option '%s'", argv[optind - 1]);
+	return text;
 }
 
 static const char *take_option(int option, int argc, char **argv, struct options *o)
 {
 	switch (option) {
 	case 'w':
-		return read_watch(argc, argv, o) ? NULL :
-			"the SECONDS of -w must be a number from 0.1 to 86400";
+		return read_watch(argc, argv, o);
 	case 'p':
 		o->processes = true;
 		return NULL;
@@ -150,10 +183,8 @@ static const char *take_option(int option, int argc, char **argv, struct options
 			return "one format is enough";
 		o->format = option == 'J' ? FORMAT_JSON : FORMAT_PROMETHEUS;
 		return NULL;
-	case ':':
-		return "an option lacks its value";
 	default:
-		return "there is no such option";
+		return bad_option(option, argv);
 	}
 }
 
