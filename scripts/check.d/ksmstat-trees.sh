@@ -205,7 +205,10 @@ test_hints()
 	put pages_to_scan 1
 	put sleep_millisecs 4294967295
 	expect_line "a pass of eternity" \
-		"  to hash all of it     at least 1.2e+07 years by the settings" -i 0
+		"  to hash all of it     at least 1.2e+07 y by the settings" -i 0
+	put pages_unshared 54
+	put sleep_millisecs 2520595
+	expect_line "a pass of a year" "  to hash all of it     at least 1 y 6 d by the settings" -i 0
 
 	fresh_tree ours
 	put general_profit -5000000

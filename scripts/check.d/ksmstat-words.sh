@@ -316,11 +316,18 @@ test_processes()
 	rm -r "$root/proc/43"
 	LC_ALL=C expect "names: ASCII" 0 -p <"$DATA/names.processes"
 	expect "names: JSON" 0 -p --json <"$DATA/names.json"
+	printf '\xc2\x80\xc2\x9f\xc2\xa1\x7f\n' >"$root/proc/8/comm"
+	expect_line "names: control characters in JSON" \
+		$'      "command": "\\u0080\\u009f\xc2\xa1\\u007f",' -p --json
 	expect "fewer lines" 0 -p -n 1 <"$DATA/few.processes"
 	if has_utf8; then
 		printf 'a\xc3\xa9\xe2\x80\xaeb\n' >"$root/proc/8/comm"
 		LC_ALL=C.UTF-8 expect_line "names: UTF-8" \
 			"      8          -      100 B            -           10  -    aé\\xe2\\x80\\xaeb" -p
+		# An accent that joins the letter before it, a selector, a wide one.
+		printf 'e\xcc\x81\xef\xb8\x8f\xe6\xbc\xa2\n' >"$root/proc/8/comm"
+		LC_ALL=C.UTF-8 expect_line "names: of no width" \
+			"      8          -      100 B            -           10  -    e\\xcc\\x81\\xef\\xb8\\x8f漢" -p
 	else
 		skip "names in UTF-8" "no locale C.UTF-8 here"
 	fi

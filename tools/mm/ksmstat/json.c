@@ -16,7 +16,7 @@ static void begin(const char *key)
 	if (!is_first)
 		putchar(',');
 	if (depth)
-		printf("\n%*s", 2 * depth, "");
+		printf("\n%*s", (int)(2 * depth), "");
 	is_first = false;
 	if (key)
 		printf("\"%s\": ", key);
@@ -34,7 +34,7 @@ void json_close(char bracket)
 {
 	depth--;
 	if (!is_first)
-		printf("\n%*s", 2 * depth, "");
+		printf("\n%*s", (int)(2 * depth), "");
 	putchar(bracket);
 	is_first = false;
 	if (!depth)
@@ -93,6 +93,13 @@ static size_t utf8_len(const unsigned char *s, size_t len)
 	return need;
 }
 
+/* Is it one of U+0080 to U+009F, which terminals may obey? */
+static bool is_c1(const char *character, size_t len)
+{
+	return len == 2 && (unsigned char)character[0] == 0xc2 &&
+	       (unsigned char)character[1] < 0xa0;
+}
+
 /* A byte that is not UTF-8 becomes the replacement character, U+FFFD. */
 void json_bytes(const char *key, const char *bytes, size_t len)
 {
@@ -107,6 +114,8 @@ void json_bytes(const char *key, const char *bytes, size_t len)
 			printf("\\%c", *bytes);
 		else if ((unsigned char)*bytes < 0x20 || *bytes == 0x7f)
 			printf("\\u%04x", *bytes);
+		else if (is_c1(bytes, used))
+			printf("\\u%04x", (unsigned char)bytes[1]);
 		else
 			fwrite(bytes, 1, used, stdout);
 		used = used ? used : 1;

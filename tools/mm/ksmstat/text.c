@@ -84,7 +84,7 @@ const char *text_exact(long long value, long long units)
 	return text;
 }
 
-/* How long, in the two largest units that matter: "350 ms", "4.2 s", "3 h", "2 d 4 h". */
+/* How long, in the two largest units that matter: "350 ms", "4.2 s", "3 h", "2 d 4 h", "1 y". */
 const char *text_duration(double seconds)
 {
 	static const struct {
@@ -93,7 +93,7 @@ const char *text_duration(double seconds)
 		double parts;
 		const char *part;
 	} units[] = {
-		{ "years", 365 * 86400.0, 365, "d" },
+		{ "y", 365 * 86400.0, 365, "d" },
 		{ "d", 86400, 24, "h" },
 		{ "h", 3600, 60, "min" },
 		{ "min", 60, 60, "s" },
@@ -152,11 +152,10 @@ bool text_is_utf8(void)
 	return !strcmp(nl_langinfo(CODESET), "UTF-8");
 }
 
-/* Characters that print, but change how others are shown, or cannot be seen. */
-static bool is_plain(wint_t c)
+/* What takes no room may change how others are shown, or cannot be seen. */
+static bool is_plain(wchar_t c)
 {
-	return iswprint(c) && c != '\\' && !(c >= 0x200b && c <= 0x200f) &&
-	       !(c >= 0x2028 && c <= 0x202e) && !(c >= 0x2060 && c <= 0x206f) && c != 0xfeff;
+	return iswprint(c) && wcwidth(c) > 0 && c != '\\';
 }
 
 /**
@@ -166,7 +165,7 @@ static bool is_plain(wint_t c)
  * @from: the name; its bytes may be any
  * @len: of @from
  *
- * What does not print, and the backslash itself, becomes \xNN.
+ * What does not print or takes no room, and the backslash itself, becomes \xNN.
  */
 void text_escape(char *to, size_t size, const char *from, size_t len)
 {
