@@ -483,6 +483,18 @@ test_usage()
 	fi
 }
 
+# Each setting of --help is in the man page.
+test_man_page()
+{
+	local setting
+
+	run "$ksmstat" --help
+	while read -r setting; do
+		holds "$setting in the man page" \
+			grep -qE "^\.BR? (.* )?$setting( |\$)" "$TOP/tools/mm/ksmstat/ksmstat.8"
+	done < <(sed -n '1,/^Settings:/d; s/^  \([a-z_]*\): .*/\1/p' "$said")
+}
+
 # What others make of the output and the man page.
 test_formats()
 {
