@@ -281,6 +281,8 @@ TEST_F(ksmstat, run_offers_all_memory_of_the_program)
 	EXPECT_EQ(127, self->outcome.status);
 	run(&self->outcome, "run /proc");
 	EXPECT_EQ(126, self->outcome.status);
+	run(&self->outcome, "run --nonsense");
+	EXPECT_EQ(125, self->outcome.status);
 }
 
 TEST_F(ksmstat, json_agrees_with_the_kernel)
@@ -348,6 +350,9 @@ TEST_F(ksmstat, without_privilege_it_shows_what_it_can)
 	EXPECT_EQ(0, self->outcome.status);
 	EXPECT_TRUE(says(&self->outcome, "could not be read; needs root\n"));
 	run_as(&self->outcome, NOBODY, "on");
+	EXPECT_EQ(1, self->outcome.status);
+	EXPECT_STREQ("ksmstat: run: not permitted; needs root\n", self->outcome.text);
+	run_as(&self->outcome, NOBODY, "unmerge");
 	EXPECT_EQ(1, self->outcome.status);
 	EXPECT_STREQ("ksmstat: run: not permitted; needs root\n", self->outcome.text);
 	run_as(&self->outcome, NOBODY, "set sleep_millisecs 5");
