@@ -224,8 +224,8 @@ available()
 
 test_unmerge_force()
 {
-	local refusal="ksmstat: unmerging needs 48.6 MiB, and only 48.5 MiB of memory are \
-available; 'ksmstat unmerge --force' does it all the same"
+	local refusal="ksmstat: unmerging needs 48.6 MiB of memory, only 48.5 MiB are available; \
+see unmerge --force"
 	local unmerged="Unmerging 48.6 MiB; this can take long ...
 KSM is off; each has pages of its own again: 0 B given back."
 

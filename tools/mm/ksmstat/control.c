@@ -63,11 +63,11 @@ static int complain_of_unmerging(int err)
 /* Pages of their own need the memory that was saved. */
 static bool has_room(struct figure saved)
 {
-	struct figure room = meminfo("MemAvailable:");
+	struct figure room = meminfo_bytes("MemAvailable:");
 
 	if (room.err || !figure_above(saved, room.value))
 		return true;
-	complain("unmerging needs %s, and only %s of memory are available; 'ksmstat unmerge --force' does it all the same",
+	complain("unmerging needs %s of memory, only %s are available; see unmerge --force",
 		 text_bytes(saved), text_bytes(room));
 	return false;
 }

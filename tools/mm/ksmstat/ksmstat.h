@@ -156,7 +156,7 @@ void snapshot_take(struct snapshot *snapshot);
 bool snapshot_is_empty(const struct snapshot *snapshot);
 struct figure stat_field(const char *stat, unsigned int number);
 bool stat_is_kthread(const char *stat);
-struct figure meminfo(const char *name);
+struct figure meminfo_bytes(const char *name);
 struct figure page_size(void);
 
 /**

@@ -213,12 +213,12 @@ static void read_together(struct snapshot *s)
 }
 
 /**
- * meminfo - a line of /proc/meminfo
+ * meminfo_bytes - a line of /proc/meminfo
  * @name: its first word, with the colon
  *
  * Return: bytes.
  */
-struct figure meminfo(const char *name)
+struct figure meminfo_bytes(const char *name)
 {
 	char text[SOURCE_TEXT];
 	int err = source_read("/proc/meminfo", text, sizeof(text));
@@ -245,7 +245,7 @@ void snapshot_take(struct snapshot *snapshot)
 		snapshot->file[file] = ksm_file_read(file);
 	read_together(snapshot);
 	snapshot->advisor_err = ksm_advisor_read(snapshot->advisor);
-	snapshot->memory = meminfo("MemTotal:");
+	snapshot->memory = meminfo_bytes("MemTotal:");
 	read_cpu_time(snapshot);
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	snapshot->now_ns = now.tv_sec * NSEC_PER_SEC + now.tv_nsec;
