@@ -81,6 +81,7 @@ void ksm_forest_plant(struct ksm_forest *forest, struct ksm_root *roots, unsigne
  */
 unsigned long ksm_forest_trees(const struct ksm_forest *forest)
 {
+	/* Pairs with ksm_forest_plant(). */
 	return smp_load_acquire(&forest->roots) ? 1UL << forest->bits : 0;
 }
 

@@ -182,10 +182,11 @@ struct ksm_mm *ksm_mm_find(struct mm_struct *mm)
 bool ksm_mm_lock(struct ksm_mm *kmm)
 {
 	mutex_lock(&kmm->lock);
-	if (!kmm->gone)
-		return true;
-	mutex_unlock(&kmm->lock);
-	return false;
+	if (kmm->gone) {
+		mutex_unlock(&kmm->lock);
+		return false;
+	}
+	return true;
 }
 
 /**
@@ -199,10 +200,11 @@ bool ksm_mm_trylock(struct ksm_mm *kmm)
 {
 	if (!mutex_trylock(&kmm->lock))
 		return false;
-	if (!kmm->gone)
-		return true;
-	mutex_unlock(&kmm->lock);
-	return false;
+	if (kmm->gone) {
+		mutex_unlock(&kmm->lock);
+		return false;
+	}
+	return true;
 }
 
 /**
