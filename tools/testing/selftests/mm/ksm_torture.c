@@ -14,6 +14,7 @@
  */
 
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -181,13 +182,36 @@ static void tell(uint64_t start)
 		       torture->checked, ksm_get("pages_sharing"), ksm_get("full_scans"));
 }
 
+static void list_file(const char *dir, const char *thread, const char *name)
+{
+	char path[300], text[2000];
+
+	snprintf(path, sizeof(path), "%s/%s/%s", dir, thread, name);
+	if (!ksm_read_text(path, text, sizeof(text)))
+		ksft_print_msg("%s: %s\n", path, text);
+}
+
+/* Where all threads of a process are. One that has ended has no stack, but a state. */
 static void list_stack(const char *who, pid_t pid)
 {
-	char path[64], text[2000];
+	struct dirent *entry;
+	char path[32];
+	DIR *dir;
 
-	snprintf(path, sizeof(path), "/proc/%d/stack", pid);
-	if (pid > 0 && !ksm_read_text(path, text, sizeof(text)))
-		ksft_print_msg("%s %d is at:\n%s", who, pid, text);
+	if (pid <= 0)
+		return;
+	snprintf(path, sizeof(path), "/proc/%d/task", pid);
+	dir = opendir(path);
+	if (!dir)
+		ksft_print_msg("%s %d is gone\n", who, pid);
+	while (dir && (entry = readdir(dir))) {
+		if (entry->d_name[0] == '.')
+			continue;
+		list_file(path, entry->d_name, "stat");
+		list_file(path, entry->d_name, "stack");
+	}
+	if (dir)
+		closedir(dir);
 }
 
 /* Where all the processes are. The kernel's log tells of those that wait. */
