@@ -233,6 +233,19 @@ static void list_procs(void)
 	}
 }
 
+/* A parent may be killed when it has reaped a child, but not noted that. */
+static void reap(void)
+{
+	torture_reap();
+	for (size_t i = 0; i < TORTURE_PROCS; i++) {
+		pid_t pid = torture->proc[i].pid;
+
+		if (pid > 0 && kill(pid, 0) && errno == ESRCH)
+			__atomic_compare_exchange_n(&torture->proc[i].pid, &pid, 0, false,
+						    __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+	}
+}
+
 static bool is_alive(unsigned int worker)
 {
 	for (size_t i = 0; i < TORTURE_PROCS; i++) {
@@ -246,7 +259,7 @@ static bool is_alive(unsigned int worker)
 
 static void keep_workers(void)
 {
-	torture_reap();
+	reap();
 	for (unsigned int i = 0; i < options.workers; i++)
 		if (!is_alive(i))
 			torture_start(i, lives[i]++);
@@ -333,7 +346,7 @@ static unsigned int count_procs(void)
 {
 	unsigned int count = 0;
 
-	torture_reap();
+	reap();
 	for (size_t i = 0; i < TORTURE_PROCS; i++)
 		count += torture->proc[i].pid > 0;
 	return count;
