@@ -8,8 +8,6 @@
 
 test_watch()
 {
-	local pid
-
 	fresh_tree ours
 	LC_ALL=C expect "two lines, ASCII" 0 -w 0.1 -c 2 <"$DATA/ascii.watch"
 	if has_utf8; then
