@@ -188,7 +188,6 @@ static void check_forest(struct ksm_check *check, const struct ksm_forest *fores
 {
 	unsigned long i;
 
-	check->census.forest_bytes += ksm_forest_trees(forest) * sizeof(struct ksm_root);
 	for (i = 0; i < ksm_forest_trees(forest); i++) {
 		check_root(check, &forest->roots[i]);
 		cond_resched();
@@ -266,7 +265,7 @@ static void read_figures(struct figures *figures)
 
 static long census_bytes(const struct ksm_census *census)
 {
-	return census->forest_bytes + census->mms * sizeof(struct ksm_mm) + census->track_bytes +
+	return census->mms * sizeof(struct ksm_mm) + census->track_bytes +
 	       census->candidates * sizeof(struct ksm_candidate) +
 	       census->stables * sizeof(struct ksm_stable) +
 	       (census->sites + census->heirs) * sizeof(struct ksm_site) + ksm_sight_bytes();

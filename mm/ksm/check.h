@@ -15,8 +15,7 @@
  * @records: page records by state
  * @candidates: nodes of the unstable forest
  * @mms: registered mms
- * @forest_bytes: what the forests take
- * @track_bytes: page records of the mms
+ * @track_bytes: their page records
  * @stables: stable nodes, linked or not
  * @shared: those with sites other than heirs
  * @sites: such sites
@@ -28,7 +27,6 @@ struct ksm_census {
 	long records[KSM_NR_STATES];
 	long candidates;
 	long mms;
-	long forest_bytes;
 	long track_bytes;
 	long stables;
 	long shared;

@@ -27,7 +27,8 @@ static DEFINE_MUTEX(forest_alloc_lock);
  * ksm_forest_alloc - allocate a forest in proportion to the memory size
  * @forest: to set up, if that was not done before; it stays for good
  *
- * Who never uses KSM pays nothing for it.
+ * Who never uses KSM pays nothing for it. As it stays when nobody is registered any
+ * more it does not count in ksm_stat.bytes, which is zero then.
  *
  * Context: sleeps; the mmap_lock may be held.
  * Return: 0 or -ENOMEM.
@@ -48,7 +49,6 @@ int ksm_forest_alloc(struct ksm_forest *forest)
 	if (!roots)
 		return -ENOMEM;
 	ksm_forest_plant(forest, roots, bits);
-	atomic_long_add(sizeof(*roots) << bits, &ksm_stat.bytes);
 	return 0;
 }
 

@@ -45,6 +45,7 @@
  *   ksm_control                  mutex: run state; held by ksmd for one batch, or
  *                                for the beginning or the end of a pass
  *     mm->mmap_lock
+ *       forest_alloc_lock        mutex: the first registration allocates the forests
  *       ksm_mm.lock              mutex: the mm's page records
  *         lock of a merged folio
  *           lock of a folio to be merged into it (trylock only)
