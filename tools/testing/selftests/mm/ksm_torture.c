@@ -333,6 +333,8 @@ static bool passes_went_by(uint64_t start)
 static void wait_for_passes(uint64_t start)
 {
 	end_helpers();
+	/* Or else some could not get at their pages: see without_rseq(). */
+	ksm_write_text(TORTURE_GROUP "/memory.max", "max");
 	if (ksm_set("advisor_mode", "none") && ksm_get("advisor_max_cpu") != KSM_NONE)
 		ksft_print_msg("advisor_mode is refused\n");
 	if (ksm_set("pages_to_scan", "20000") || ksm_set("sleep_millisecs", "0") ||
@@ -470,10 +472,32 @@ static void finish(void)
 	ksft_finished();
 }
 
+/*
+ * What a process leaves in a group is charged to the group when it is swapped in again. If
+ * the group has no room, and nobody in it to be killed, the process cannot get at its page
+ * until there is room. But where the kernel has to write to it, as to struct rseq, it ends
+ * the process with SIGSEGV, and its handler is not called. So the C library is not to
+ * register any.
+ */
+static void without_rseq(char **argv)
+{
+	static const char tunable[] = "glibc.pthread.rseq=0";
+	const char *others = getenv("GLIBC_TUNABLES");
+	char all[1000];
+
+	if (others && strstr(others, tunable))
+		return;
+	snprintf(all, sizeof(all), "%s%s%s", others ?: "", others ? ":" : "", tunable);
+	setenv("GLIBC_TUNABLES", all, 1);
+	execv("/proc/self/exe", argv);
+	ksft_exit_fail_perror("exec");
+}
+
 int main(int argc, char **argv)
 {
 	uint64_t start = ksm_now_millisecs();
 
+	without_rseq(argv);
 	if (argc == 4 && !strcmp(argv[1], "child")) {
 		torture_file = atoi(argv[2]);
 		map_torture();

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/klog.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -25,6 +26,8 @@
 /* Operations of a life. */
 #define LEAST_OPS	40
 #define MOST_OPS	400
+
+#define SYSLOG_READ_ALL	3	/* of klogctl() */
 
 /* What numbers are drawn for besides operations. */
 enum { FOR_LIFE = 1 << 30, FOR_AREA, FOR_COMPANION, FOR_EXEC };
@@ -112,6 +115,40 @@ static struct torture_proc *proc_of(pid_t pid)
 	return NULL;
 }
 
+/* The kernel's log may tell why, in lines that name the process. */
+static void list_log(pid_t pid)
+{
+	static char text[1 << 18];
+	int length = klogctl(SYSLOG_READ_ALL, text, sizeof(text) - 1);
+	char name[32], *rest = text, *line;
+
+	if (length < 0)
+		return;
+	text[length] = '\0';
+	snprintf(name, sizeof(name), "[%d]", pid);
+	while ((line = strsep(&rest, "\n")))
+		if (strstr(line, name))
+			ksft_print_msg("%s\n", line);
+	fflush(stdout);
+}
+
+static void fail_of(pid_t pid, const struct torture_proc *proc, int status)
+{
+	unsigned long long seed = torture->seed;
+
+	list_log(pid);
+	if (!proc)
+		torture_fail("process %d, no worker's, ended with status %x; seed %llu",
+			     pid, status, seed);
+	else
+		torture_fail("process %d ended with status %x; seed %llu worker %u depth %u "
+			     "name %016llx operation %u (%s)%s",
+			     pid, status, seed, proc->worker, proc->depth,
+			     (unsigned long long)proc->name, proc->op,
+			     torture_ops[proc->kind].name,
+			     proc->may_die ? "; it may be killed" : "");
+}
+
 /*
  * How a process ended: was that in order? One that nobody knows was forked to write to
  * its parent, who was killed meanwhile: it may have failed.
@@ -125,9 +162,7 @@ static void judge(pid_t pid, int status)
 	if (killed)
 		__atomic_add_fetch(&torture->killed, 1, __ATOMIC_RELAXED);
 	if (torture_runs() && !good)
-		torture_fail("process %d of worker %d ended with status %x; seed %llu",
-			     pid, proc ? (int)proc->worker : -1, status,
-			     (unsigned long long)torture->seed);
+		fail_of(pid, proc, status);
 	if (proc)
 		__atomic_store_n(&proc->pid, 0, __ATOMIC_SEQ_CST);
 }
