@@ -442,7 +442,10 @@ static void look_for_leaks(void)
 
 static bool remove_group(void)
 {
-	return !torture->has_group || ksm_wait_until(!rmdir(TORTURE_GROUP));
+	if (!torture->has_group || ksm_wait_until(!rmdir(TORTURE_GROUP)))
+		return true;
+	ksft_print_msg(TORTURE_GROUP " cannot be removed: %s\n", strerror(errno));
+	return false;
 }
 
 static void finish(void)

@@ -114,7 +114,7 @@ struct torture_count {
  * @self_test: change a page behind the model's back
  * @has_group: there is a memory cgroup at TORTURE_GROUP
  * @nodes: of NUMA, with memory
- * @offline: number of the memory block that is offline, or -1
+ * @offline: number of the memory block that is taken offline and back, or -1
  * @checker_found: KSM's data are not in order
  * @checker: calls of the checker
  * @ops: operations of all processes so far

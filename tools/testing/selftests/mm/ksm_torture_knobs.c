@@ -110,11 +110,27 @@ void torture_save_knobs(void)
 	}
 }
 
+/* Who moved it was killed meanwhile, and may have done so much as that. */
+static bool bring_online(void)
+{
+	char path[64], state[16];
+	int error;
+
+	if (torture->offline < 0)
+		return true;
+	snprintf(path, sizeof(path), MEMORY "memory%d/state", torture->offline);
+	if (!ksm_read_text(path, state, sizeof(state)) && !strncmp(state, "online", 6))
+		return true;
+	error = ksm_write_text(path, "online");
+	if (error)
+		ksft_print_msg("%s: 'online' is refused: %s\n", path, strerror(-error));
+	return !error;
+}
+
 /* Memory that is offline, too. */
 bool torture_restore_knobs(void)
 {
 	bool good = true;
-	char path[64];
 
 	set_nice(ksm_ksmd(), ksmd_nice);
 	/* From the end: an advisor that is on sets pages_to_scan, and nobody else may. */
@@ -126,10 +142,7 @@ bool torture_restore_knobs(void)
 				       strerror(-error));
 		good &= !error;
 	}
-	if (torture->offline < 0)
-		return good;
-	snprintf(path, sizeof(path), MEMORY "memory%d/state", torture->offline);
-	return !ksm_write_text(path, "online") && good;
+	return bring_online() && good;
 }
 
 static void turn(size_t which, uint64_t *random)
@@ -244,14 +257,14 @@ static int draw_block(uint64_t *random)
 static void move_block(int block)
 {
 	uint64_t start = ksm_now_millisecs();
-	int error = block < 0 ? -EOPNOTSUPP : set_state(block, "offline");
+	int error;
 
-	torture_count(&torture->knob[ARRAY_SIZE(knobs)], error, start);
-	if (error)
-		return;
 	torture->offline = block;
-	let_others(TURN_OPS);
-	while (set_state(block, "online"))
+	error = block < 0 ? -EOPNOTSUPP : set_state(block, "offline");
+	torture_count(&torture->knob[ARRAY_SIZE(knobs)], error, start);
+	if (!error)
+		let_others(TURN_OPS);
+	while (!error && set_state(block, "online"))
 		ksm_pause();
 	torture->offline = -1;
 }

@@ -46,7 +46,14 @@ static void caught(int number, siginfo_t *info, void *context)
 {
 	char *at = info->si_addr;
 	bool inside = self.map && at >= self.map && at < self.map + self.pages * psize();
+	char text[100];
+	int length;
 
+	/* All that is looked at below may be what is wrong. */
+	length = snprintf(text, sizeof(text), "# process %d: signal %d (code %d) at %p\n",
+			  getpid(), number, info->si_code, at);
+	if (write(STDERR_FILENO, text, length) != length)
+		_exit(1);
 	torture_fail("signal %d (code %d) at %p, page %ld; "
 		     "seed %llu worker %u name %016llx pid %d operation %u (%s)",
 		     number, info->si_code, at, inside ? (long)((at - self.map) / psize()) : -1L,
@@ -141,12 +148,9 @@ static void fail_of(pid_t pid, const struct torture_proc *proc, int status)
 		torture_fail("process %d, no worker's, ended with status %x; seed %llu",
 			     pid, status, seed);
 	else
-		torture_fail("process %d ended with status %x; seed %llu worker %u depth %u "
-			     "name %016llx operation %u (%s)%s",
-			     pid, status, seed, proc->worker, proc->depth,
-			     (unsigned long long)proc->name, proc->op,
-			     torture_ops[proc->kind].name,
-			     proc->may_die ? "; it may be killed" : "");
+		torture_fail("process %d ended with %x%s; seed %llu worker %u operation %u (%s)",
+			     pid, status, proc->may_die ? ", it may be killed" : "", seed,
+			     proc->worker, proc->op, torture_ops[proc->kind].name);
 }
 
 /*
