@@ -193,18 +193,20 @@ static int merge_with_stable(struct ksm_mm *kmm, struct vm_area_struct *vma,
 			     const struct ksm_item *item)
 {
 	struct folio *found[KSM_KEY_TWINS];
-	unsigned int i, nr = ksm_stable_find(item->key, found);
+	unsigned int i, nr = ksm_stable_find(item->key, found), different = 0;
 	int err = -ENOENT;
 
 	for (i = 0; i < nr; i++) {
-		if (err)
-			err = ksm_merge(kmm, vma, item->addr, found[i]);
+		int one = err ? ksm_merge(kmm, vma, item->addr, found[i]) : 0;
+
+		if (one == -ENOENT)
+			different++;
 		/* Full by now, on another node or given up: as if it was not there. */
-		if (err == -ENOSPC)
-			err = -ENOENT;
+		else if (one != -ENOSPC)
+			err = one;
 		folio_put(found[i]);
 	}
-	return err == -ENOENT && nr == KSM_KEY_TWINS ? -EXFULL : err;
+	return err == -ENOENT && different == KSM_KEY_TWINS ? -EXFULL : err;
 }
 
 /*
@@ -292,7 +294,7 @@ static int find_partner(struct ksm_batch *batch, struct vm_area_struct *vma,
 		batch->pairs[batch->nr_pairs++] = (struct ksm_pair){
 			.item = item,
 			.partner = partner,
-			.err = -EAGAIN,
+			.err = -ENOENT,
 		};
 		return -EINPROGRESS;
 	}
@@ -396,13 +398,14 @@ static void file_items(struct ksm_batch *batch)
 
 /*
  * A process may hold its mmap_lock for as long as it likes, and others wait for
- * ksm_control meanwhile: such an mm has to wait until the next pass. With the mmap_lock
- * nobody but the exit hook has the mm's own lock, and that means "gone".
+ * ksm_control meanwhile: so it is only tried for. With the mmap_lock nobody but the exit
+ * hook has the mm's own lock, and that means "gone".
  */
 static bool lock_mm(struct ksm_mm *kmm, unsigned int tries)
 {
 	struct mm_struct *mm = kmm->slot.mm;
 
+	kmm->busy = false;
 	while (!READ_ONCE(kmm->gone)) {
 		if (mmap_read_trylock(mm)) {
 			if (ksm_mm_trylock(kmm))
@@ -410,8 +413,10 @@ static bool lock_mm(struct ksm_mm *kmm, unsigned int tries)
 			mmap_read_unlock(mm);
 			break;
 		}
-		if (!--tries)
+		if (!--tries) {
+			kmm->busy = true;
 			break;
+		}
 		usleep_range(100, 200);
 	}
 	return false;
@@ -436,7 +441,9 @@ static void promote_partners(struct ksm_batch *batch)
 		if (locked != partner->kmm) {
 			if (locked)
 				unlock_mm(locked);
-			locked = lock_mm(partner->kmm, KSM_FEW_TRIES) ? partner->kmm : NULL;
+			locked = NULL;
+			if (!partner->kmm->busy && lock_mm(partner->kmm, KSM_FEW_TRIES))
+				locked = partner->kmm;
 		}
 		if (locked)
 			pair->err = ksm_promote(locked, partner->addr, pair->item->key,
@@ -503,20 +510,20 @@ static void retire_if_idle(struct ksm_mm *kmm)
  * @kmm: the mm, with a reference; goes on at kmm->next
  * @max_work: how much to do at most, in parts of hashing a page
  * @sweeping: look only at settled pages whose key is wanted
- * @done: result: the pass is through with this mm
+ * @end: result: how far it came
  *
  * Context: ksm_control held; may sleep.
  * Return: the work done.
  */
 unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_work,
-			   bool sweeping, bool *done)
+			   bool sweeping, enum ksm_batch_end *end)
 {
 	batch->kmm = kmm;
 	batch->max_work = min(max_work, KSM_BATCH_PAGES * KSM_COST_HASHED);
 	batch->work = 0;
 	batch->wanting = ksm_sight_wanting();
 	batch->renewing = ksm_sight_renewing();
-	batch->pass = atomic_long_read(&ksm_stat.passes);
+	batch->pass = ksm_whole_passes;
 	batch->considered = 0;
 	batch->sweeping = sweeping;
 	batch->refresh_all = ksm_refresh_passes;
@@ -530,17 +537,18 @@ unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_
 	batch->nr_items = 0;
 	batch->nr_pairs = 0;
 
-	*done = true;
-	if (!lock_mm(kmm, KSM_MANY_TRIES))
+	if (!lock_mm(kmm, KSM_MANY_TRIES)) {
+		*end = kmm->busy ? KSM_BATCH_BUSY : KSM_BATCH_DONE;
 		return 0;
+	}
 	if (!kmm->next)
 		kmm->met = false;
 	ksm_collect(batch);
 	hash_items(batch);
 	file_items(batch);
-	*done = !batch->stopped;
+	*end = batch->stopped ? KSM_BATCH_STOPPED : KSM_BATCH_DONE;
 	kmm->next = batch->stopped ? batch->next : 0;
-	if (*done && !sweeping)
+	if (!batch->stopped && !sweeping)
 		retire_if_idle(kmm);
 	unlock_mm(kmm);
 	ksm_free_replaced();

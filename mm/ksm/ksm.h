@@ -322,6 +322,9 @@ unsigned long ksm_track_records(const struct ksm_track *track);
  * @track: the page records
  * @next: address where the scanner goes on in this pass; scanner only
  * @met: a VMA that takes part was met in this pass; scanner only
+ * @busy: its locks could not be had when they were last tried for; scanner only
+ * @busy_since: jiffies when a batch first had to do without them, 0 if the last had
+ *	them; scanner only
  */
 struct ksm_mm {
 	struct mm_slot slot;
@@ -331,6 +334,8 @@ struct ksm_mm {
 	struct ksm_track track;
 	unsigned long next;
 	bool met;
+	bool busy;
+	unsigned long busy_since;
 };
 
 void ksm_registry_init(void);
@@ -359,7 +364,7 @@ static inline void ksm_mm_get(struct ksm_mm *kmm)
  * @node: in the unstable forest; its key is the page's when filed
  * @kmm: whose page; no reference, the record that owns the candidate goes first
  * @addr: where
- * @filed: number of the pass it was filed in
+ * @filed: ksm_whole_passes when it was filed
  */
 struct ksm_candidate {
 	struct ksm_node node;
@@ -514,7 +519,9 @@ void ksm_forget_range(struct ksm_mm *kmm, unsigned long start, unsigned long las
 /* An mm without pages is work, too; so is what is gone over to find none. */
 #define KSM_COST_MM		16
 #define KSM_COST_PART		8
-/* In so many passes, this one included, all pages are hashed again; ksm_control. */
+/* Passes so far that met all mms; ksm_control. */
+extern unsigned int ksm_whole_passes;
+/* In so many of them, this one included, all pages are hashed again; ksm_control. */
 extern unsigned int ksm_refresh_passes;
 /*
  * What is gone over under one hold of the locks, pages in it or not: page tables, holes
@@ -528,10 +535,22 @@ extern unsigned int ksm_refresh_passes;
 
 struct ksm_batch;
 
+/**
+ * enum ksm_batch_end - how a batch ended
+ * @KSM_BATCH_STOPPED: it goes on in the same mm
+ * @KSM_BATCH_DONE: the pass is through with the mm, or the mm is gone
+ * @KSM_BATCH_BUSY: the mm's locks could not be had, and nothing was done
+ */
+enum ksm_batch_end {
+	KSM_BATCH_STOPPED,
+	KSM_BATCH_DONE,
+	KSM_BATCH_BUSY,
+};
+
 struct ksm_batch *ksm_batch_alloc(void);
 void ksm_batch_free(struct ksm_batch *batch);
 unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_work,
-			   bool sweeping, bool *done);
+			   bool sweeping, enum ksm_batch_end *end);
 
 /* Values of ksm_run; what sysfs reads and writes. */
 enum ksm_run_state {

@@ -13,11 +13,20 @@
 /* Nodes with heirs looked at between two passes. */
 #define KSM_PRUNE_NODES		1024
 
+/*
+ * In jiffies: how long a pass waits for the locks of an mm that has just become busy; and
+ * for how long passes without it count as if they had not been, as to what all have
+ * shown.
+ */
+#define KSM_BUSY_PATIENCE	HZ
+#define KSM_BUSY_REGARD		(60 * HZ)
+
 /* Run state; ksmd holds it for one batch. The outermost lock, see ksm.h. */
 DEFINE_MUTEX(ksm_control);
 unsigned int ksm_run = KSM_RUN_STOP;
 unsigned int ksm_pages_to_scan = KSM_PAGES_TO_SCAN;
 bool ksm_smart_scan = true;
+unsigned int ksm_whole_passes;
 unsigned int ksm_refresh_passes;
 
 static unsigned int sleep_millisecs = 20;
@@ -28,6 +37,7 @@ static struct {
 	struct ksm_batch *batch;	/* ksm_control */
 	bool in_pass;			/* ksm_control */
 	bool sweeping;			/* its end: settled pages that are wanted */
+	bool left_out;			/* it goes on without somebody who was busy */
 	bool offlining;			/* memory is going offline; one at a time does */
 } scan = {
 	.wait = __WAIT_QUEUE_HEAD_INITIALIZER(scan.wait),
@@ -102,8 +112,12 @@ static void begin_pass(void)
 	scan.in_pass = true;
 	scan.sweeping = false;
 	ksm_advisor_begin_pass();
-	ksm_sight_begin_pass(ksm_stat_records());
-	ksm_frames_begin_pass();
+	/* What was wanted or noted stays so until all have seen it. */
+	if (!scan.left_out || !ksm_sight_in_use()) {
+		ksm_sight_begin_pass(ksm_stat_records());
+		ksm_frames_begin_pass();
+	}
+	scan.left_out = false;
 	trace_ksm_start_scan(atomic_long_read(&ksm_stat.passes), ksm_stat_records());
 }
 
@@ -120,16 +134,42 @@ static bool begin_sweep(void)
 	return true;
 }
 
+static void end_whole_pass(void)
+{
+	ksm_whole_passes++;
+	if (ksm_refresh_passes)
+		ksm_refresh_passes--;
+	ksm_sight_end_pass();
+}
+
 static void end_pass(void)
 {
 	scan.in_pass = false;
-	if (ksm_refresh_passes)
-		ksm_refresh_passes--;
+	if (!scan.left_out)
+		end_whole_pass();
 	ksm_advisor_end_pass();
-	ksm_sight_end_pass();
 	trace_ksm_stop_scan(atomic_long_read(&ksm_stat.passes), ksm_stat_records());
 	atomic_long_inc(&ksm_stat.passes);
 	ksm_site_prune_heirs(KSM_PRUNE_NODES, false);
+}
+
+/*
+ * Whether the pass goes on without an mm that was busy. Pages that are equal to its own
+ * must not settle meanwhile; but if it is busy all the time, for its sake nobody else
+ * shall do without what a pass leads to.
+ */
+static bool leave_out(struct ksm_mm *kmm)
+{
+	unsigned long busy;
+
+	if (!kmm->busy_since)
+		kmm->busy_since = jiffies ?: 1;
+	busy = jiffies - kmm->busy_since;
+	if (busy < KSM_BUSY_PATIENCE)
+		return false;
+	if (busy < KSM_BUSY_REGARD)
+		scan.left_out = true;
+	return true;
 }
 
 /*
@@ -138,9 +178,9 @@ static void end_pass(void)
  */
 static bool scan_one(u64 *budget)
 {
+	enum ksm_batch_end end;
 	struct ksm_mm *kmm;
 	u64 work;
-	bool done;
 
 	guard(mutex)(&ksm_control);
 	if (!scan_should_run())
@@ -154,8 +194,10 @@ static bool scan_one(u64 *budget)
 		end_pass();
 		return false;
 	}
-	work = ksm_batch_run(scan.batch, kmm, *budget, scan.sweeping, &done);
-	if (done)
+	work = ksm_batch_run(scan.batch, kmm, *budget, scan.sweeping, &end);
+	if (end != KSM_BATCH_BUSY)
+		kmm->busy_since = 0;
+	if (end == KSM_BATCH_DONE || (end == KSM_BATCH_BUSY && leave_out(kmm)))
 		ksm_registry_advance(kmm);
 	ksm_mm_put(kmm);
 	*budget -= min(max(work, KSM_COST_MM), *budget);

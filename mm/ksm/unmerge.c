@@ -169,7 +169,7 @@ static int unmerge_some(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned
 			*addr += PAGE_SIZE;
 			from = *addr;
 		}
-		if (signal_pending(current)) {
+		if (fatal_signal_pending(current) || (!err && signal_pending(current))) {
 			ret = -ERESTARTSYS;
 			break;
 		}
@@ -259,6 +259,7 @@ static int unmerge_mm(struct ksm_mm *kmm)
 		if (atomic_read(&mm->mm_users) == 1) {
 			leave_to_exit(kmm, addr);
 			addr = ULONG_MAX;
+			ret = 0;
 			break;
 		}
 		err = unmerge_mm_some(kmm, &addr);
@@ -268,7 +269,8 @@ static int unmerge_mm(struct ksm_mm *kmm)
 			break;
 		cond_resched();
 	}
-	mmput(mm);
+	/* Should this be the last reference, others shall not wait for the exit. */
+	mmput_async(mm);
 	return addr == ULONG_MAX ? ret : err;
 }
 

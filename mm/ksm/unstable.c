@@ -85,6 +85,9 @@ bool ksm_unstable_find(u64 key, const struct ksm_mm *kmm, unsigned long addr,
 
 		if (candidate->kmm == kmm && candidate->addr == addr)
 			continue;
+		/* Who cannot be had now must not keep others apart, and finds them later. */
+		if (candidate->kmm->busy)
+			continue;
 		/* The candidate is in being, so its record and its mm are. */
 		ksm_mm_get(candidate->kmm);
 		partner->kmm = candidate->kmm;
@@ -126,7 +129,7 @@ int ksm_unstable_add(struct ksm_mm *kmm, unsigned long addr, struct ksm_record r
 	candidate->node.key = key;
 	candidate->kmm = kmm;
 	candidate->addr = addr;
-	candidate->filed = atomic_long_read(&ksm_stat.passes);
+	candidate->filed = ksm_whole_passes;
 
 	spin_lock(&root->lock);
 	if (key_crowded(root, key)) {
