@@ -51,8 +51,9 @@ static ssize_t run_store(struct kobject *kobj, struct kobj_attribute *attr, cons
 			if (err)
 				WRITE_ONCE(ksm_run, KSM_RUN_STOP);
 		}
+		/* Before ksmd can have seen it, or it would look once more. */
+		ksm_scan_kick();
 	}
-	ksm_scan_kick();
 	return err ?: count;
 }
 

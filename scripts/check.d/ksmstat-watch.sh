@@ -33,6 +33,18 @@ start_watch()
 	watch=$!
 }
 
+# Waits until SIGTERM is caught, bit 14.
+await_handler()
+{
+	local caught=0
+
+	until (( 16#$caught & 1 << 14 )) || ! kill -0 "$watch" 2>/dev/null; do
+		caught=$(sed -n 's/^SigCgt:[[:space:]]*//p' "/proc/$watch/status" 2>/dev/null)
+		: "${caught:=0}"
+		sleep 0.05
+	done
+}
+
 # Waits until $said has so many lines.
 await_lines()
 {
@@ -80,7 +92,7 @@ test_watch_signals()
 	await_lines $((before + 2))
 	sleep 0.3
 	end_watch TERM
-	if [ "$status" -eq 0 ] && [ "$(wc -l <"$said")" -lt $((before + 15)) ]; then
+	if [ "$status" -eq 0 ] && [ "$(wc -l <"$said")" -lt $((before + 19)) ]; then
 		pass
 	else
 		fail "lines that were missed, status $status, $before before" <"$said"
@@ -91,7 +103,7 @@ test_watch_signals()
 	exec {full}<>"$pipe"
 	dd if=/dev/zero of="$pipe" oflag=nonblock bs=512 status=none 2>/dev/null || true
 	start_watch "$pipe" 0.1
-	sleep 0.5
+	await_handler
 	end_watch TERM
 	exec {full}>&-
 	holds "a signal ends it while nobody reads, status $status" [ "$status" -eq 0 ]

@@ -6,12 +6,20 @@
 # What is used here and not set is set there.
 # shellcheck disable=SC2154
 
-# meanwhile COMMAND...: measures for three seconds and runs the command after one.
+# meanwhile COMMAND...: measures for three seconds, and runs the command when it has begun:
+# the program sleeps then.
 meanwhile()
 {
-	(sleep 1; "$@") &
-	run "$ksmstat" --json -i 3
-	wait
+	local pid
+
+	KSMSTAT_ROOT=$root "$ksmstat" --json -i 3 >"$said" 2>&1 </dev/null &
+	pid=$!
+	until grep -q '^State:.S' "/proc/$pid/status" || ! kill -0 "$pid"; do
+		sleep 0.05
+	done 2>/dev/null
+	"$@"
+	status=0
+	wait "$pid" || status=$?
 }
 
 # move SCANNED SKIPPED PASSES NANOSECONDS
@@ -47,7 +55,7 @@ test_rates()
 	expect_numbers "what goes back is not known" \
 		'j["pages_scanned_per_second"] j["cpu_share"] j["pass_seconds_least"] == "nullnullnull"'
 
-	put sleep_millisecs 1000
+	put sleep_millisecs 60000
 	meanwhile move 4059219 3017762 431 50000000
 	expect_numbers "less than four sleeps tell nothing of a pass" \
 		'j["pages_scanned_per_second"] > 0 && j["pass_seconds_least"] == "null"'

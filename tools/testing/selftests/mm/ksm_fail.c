@@ -231,13 +231,14 @@ static int fork_and_look(const char *map, const char *twin)
 
 TEST_F_TIMEOUT(failing, forks_of_merged_memory_fail_or_are_whole, 120)
 {
-	unsigned int whole = 0;
+	unsigned int whole = 0, i;
 
 	ASSERT_EQ(0, ksm_mergeable(self->map, PAGES));
 	ASSERT_EQ(0, ksm_mergeable(self->twin, PAGES));
 	ASSERT_TRUE(ksm_merge_all());
 	ASSERT_TRUE(choose(ksm_ksmd(), true));
-	for (unsigned int i = 0; i < TRIES; i++) {
+	/* A mild one is without a failure in one of twenty, or so. */
+	for (i = 0; i < TRIES || (variant->is_mild && !whole && i < 20 * TRIES); i++) {
 		int wrong;
 
 		ASSERT_TRUE(choose(getpid(), true));
@@ -246,7 +247,7 @@ TEST_F_TIMEOUT(failing, forks_of_merged_memory_fail_or_are_whole, 120)
 		EXPECT_TRUE(!wrong || wrong == -EAGAIN);
 		whole += !wrong;
 	}
-	TH_LOG("%u of %u forks succeeded", whole, TRIES);
+	TH_LOG("%u of %u forks succeeded", whole, i);
 	EXPECT_TRUE(whole || !variant->is_mild);
 	ASSERT_TRUE(choose(ksm_ksmd(), false));
 	EXPECT_UNHARMED(self);

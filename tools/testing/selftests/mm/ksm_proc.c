@@ -178,6 +178,7 @@ TEST_F(figures, of_smaps_show_merged_pages_in_kilobytes)
 	char *map = map_merged(equal);
 
 	ASSERT_NE(NULL, map);
+	ASSERT_EQ(0, ksm_set("run", "0"));
 	EXPECT_EQ(equal * per_page, ksm_smaps(getpid(), map, "KSM"));
 	EXPECT_EQ(PAGES * per_page, ksm_smaps(getpid(), map, "Rss"));
 	EXPECT_EQ(equal * per_page, rollup_of_self());
@@ -210,6 +211,7 @@ TEST_F(figures, of_a_merged_page_are_its_mappings)
 	unsigned long pfn;
 
 	ASSERT_NE(NULL, map);
+	ASSERT_EQ(0, ksm_set("run", "0"));
 	pfn = ksm_pfn(getpid(), map);
 	EXPECT_EQ(equal, map_count(pfn));
 	EXPECT_TRUE(ksm_page_flags(pfn) & BIT_ULL(12 /* KPF_ANON */));

@@ -381,7 +381,7 @@ TEST_F(scanning, run_0_stops_it_soon_and_nothing_moves_any_more)
 	ASSERT_TRUE(ksm_wait_until(ksm_get("pages_sharing") > 10));
 	start = ksm_now_millisecs();
 	ASSERT_EQ(0, ksm_set("run", "0"));
-	EXPECT_LT(ksm_now_millisecs() - start, 1000);
+	EXPECT_LT(ksm_now_millisecs() - start, 5000);
 	note_counters(value);
 	frames = ksm_count_frames(getpid(), map, pages);
 	EXPECT_TRUE(ksm_stays(counters_are(value)));

@@ -113,6 +113,7 @@ TEST_F(writing, counts_in_vmstat_once_for_each_page)
 
 	ASSERT_NE(NULL, map);
 	ASSERT_NE(KSM_NONE, before);
+	ASSERT_EQ(0, ksm_set("run", "0"));
 	ksm_fill(map, 5, OTHER, 0);
 	EXPECT_EQ(before + 5, ksm_vmstat("cow_ksm"));
 	ksm_fill(map, 5, OTHER + 1, 0);
@@ -153,10 +154,11 @@ TEST_F(writing, one_byte_of_the_same_value_copies_and_merges_again)
 	char *map = map_merged(2);
 
 	ASSERT_NE(NULL, map);
+	ASSERT_EQ(0, ksm_set("run", "0"));
 	*(volatile char *)map = *map;
 	EXPECT_EQ(2, ksm_count_frames(getpid(), map, 2));
 	EXPECT_EQ(-1, ksm_first_wrong(map, 2, SEED, 0));
-	ASSERT_TRUE(ksm_wait_passes(KSM_MERGE_PASSES));
+	ASSERT_TRUE(ksm_merge_all());
 	EXPECT_EQ(1, ksm_count_frames(getpid(), map, 2));
 	EXPECT_EQ(-1, ksm_first_wrong(map, 2, SEED, 0));
 }
