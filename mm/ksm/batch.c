@@ -231,7 +231,8 @@ static void rest(struct ksm_mm *kmm, struct ksm_record rec, const struct ksm_ite
 /*
  * Nobody has an equal page. One that is new is noted; if its key was seen
  * before, its twin may have settled: the page waits, and the key is wanted. Where
- * too many wait already it rests until it is refreshed.
+ * too many wait already it rests until it is refreshed. One that is settled waits, too,
+ * if its twin cannot be had now: by the next pass the twin may have settled.
  */
 static void settle(struct ksm_batch *batch, const struct ksm_item *item)
 {
@@ -246,12 +247,13 @@ static void settle(struct ksm_batch *batch, const struct ksm_item *item)
 	if (state == KSM_CANDIDATE &&
 	    ksm_candidate_waited(ksm_record_word(rec).candidate, batch->pass))
 		ksm_unstable_settle(kmm, rec);
-	if (state == KSM_SETTLED || state == KSM_CANDIDATE || state == KSM_MERGED) {
+	if ((state == KSM_SETTLED && !item->missed) || state == KSM_CANDIDATE ||
+	    state == KSM_MERGED) {
 		/* A filter may have missed it. */
 		ksm_sight_note(item->key);
 		return;
 	}
-	if (!ksm_sight_note(item->key)) {
+	if (!ksm_sight_note(item->key) && !item->missed) {
 		rest(kmm, rec, item);
 		return;
 	}
@@ -284,8 +286,10 @@ static int find_partner(struct ksm_batch *batch, struct vm_area_struct *vma,
 	struct ksm_partner partner;
 	int err;
 
-	if (!ksm_unstable_find(item->key, kmm, item->addr, &partner))
+	if (!ksm_unstable_find(item->key, kmm, item->addr, &partner)) {
+		item->missed |= partner.busy;
 		return -ENOENT;
+	}
 	if (partner.kmm != kmm && !defer) {
 		ksm_mm_put(partner.kmm);
 		return -ENOENT;
@@ -448,6 +452,8 @@ static void promote_partners(struct ksm_batch *batch)
 		if (locked)
 			pair->err = ksm_promote(locked, partner->addr, pair->item->key,
 						pair->item->pfn);
+		else
+			pair->item->missed = partner->kmm->busy;
 	}
 	if (locked)
 		unlock_mm(locked);

@@ -40,6 +40,7 @@ enum ksm_found {
  * @dirty_bit: whether it tells change here
  * @touched: a secondary MMU may have written to the page all the same: compare its key
  * @refresh: whether this pass looks at the page whatever is known of it
+ * @missed: there is a partner, but its mm's locks could not be had
  */
 struct ksm_item {
 	unsigned long addr;
@@ -50,6 +51,7 @@ struct ksm_item {
 	bool dirty_bit;
 	bool touched;
 	bool refresh;
+	bool missed;
 };
 
 /**
@@ -69,7 +71,7 @@ struct ksm_pair {
  * @kmm: whose pages
  * @work: done so far, in parts of hashing a page
  * @max_work: when to stop
- * @pass: its number
+ * @pass: ksm_whole_passes
  * @considered: present pages seen
  * @skipped: of these, passed over as unchanged
  * @handed_over: dirty bits handed over to folios

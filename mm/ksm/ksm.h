@@ -323,8 +323,6 @@ unsigned long ksm_track_records(const struct ksm_track *track);
  * @next: address where the scanner goes on in this pass; scanner only
  * @met: a VMA that takes part was met in this pass; scanner only
  * @busy: its locks could not be had when they were last tried for; scanner only
- * @busy_since: jiffies when a batch first had to do without them, 0 if the last had
- *	them; scanner only
  */
 struct ksm_mm {
 	struct mm_slot slot;
@@ -335,7 +333,6 @@ struct ksm_mm {
 	unsigned long next;
 	bool met;
 	bool busy;
-	unsigned long busy_since;
 };
 
 void ksm_registry_init(void);
@@ -377,13 +374,15 @@ struct ksm_candidate {
  * struct ksm_partner - a candidate as found, usable after its tree's lock is gone
  * @kmm: with a reference
  * @addr: where
+ * @busy: if there is none: of those that cannot be had now there is one
  */
 struct ksm_partner {
 	struct ksm_mm *kmm;
 	unsigned long addr;
+	bool busy;
 };
 
-/* A candidate without a partner settles after so many passes. */
+/* A candidate without a partner settles after so many whole passes. */
 #define KSM_CANDIDATE_PASSES	2
 
 static inline bool ksm_candidate_waited(const struct ksm_candidate *candidate, unsigned int pass)
@@ -519,7 +518,7 @@ void ksm_forget_range(struct ksm_mm *kmm, unsigned long start, unsigned long las
 /* An mm without pages is work, too; so is what is gone over to find none. */
 #define KSM_COST_MM		16
 #define KSM_COST_PART		8
-/* Passes so far that met all mms; ksm_control. */
+/* Passes so far that left nobody out, or count as if; ksm_control. */
 extern unsigned int ksm_whole_passes;
 /* In so many of them, this one included, all pages are hashed again; ksm_control. */
 extern unsigned int ksm_refresh_passes;
@@ -638,7 +637,7 @@ int ksm_unmerge_all(void);
  * @dups: those nodes
  * @scanned: pages considered since boot
  * @skipped: of these, passed over as unchanged
- * @passes: complete passes since boot
+ * @passes: passes since boot that came to their end
  * @bytes: metadata allocated, in bytes
  */
 struct ksm_stat {

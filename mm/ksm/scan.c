@@ -13,13 +13,11 @@
 /* Nodes with heirs looked at between two passes. */
 #define KSM_PRUNE_NODES		1024
 
-/*
- * In jiffies: how long a pass waits for the locks of an mm that has just become busy; and
- * for how long passes without it count as if they had not been, as to what all have
- * shown.
- */
+/* For how long a pass waits for mms whose locks cannot be had, of all together; jiffies. */
 #define KSM_BUSY_PATIENCE	HZ
-#define KSM_BUSY_REGARD		(60 * HZ)
+/* So many passes without somebody, and for so long, and the next one counts as whole. */
+#define KSM_BROKEN_PASSES	8
+#define KSM_BROKEN_JIFFIES	(60 * HZ)
 
 /* Run state; ksmd holds it for one batch. The outermost lock, see ksm.h. */
 DEFINE_MUTEX(ksm_control);
@@ -37,7 +35,11 @@ static struct {
 	struct ksm_batch *batch;	/* ksm_control */
 	bool in_pass;			/* ksm_control */
 	bool sweeping;			/* its end: settled pages that are wanted */
-	bool left_out;			/* it goes on without somebody who was busy */
+	bool waiting;			/* it has waited for somebody who was busy ... */
+	unsigned long deadline;		/* ... and does until then, in jiffies */
+	bool left_out;			/* it goes on without somebody */
+	unsigned int broken;		/* passes since the last whole one */
+	unsigned long broken_since;	/* when the first of them ended, in jiffies */
 	bool offlining;			/* memory is going offline; one at a time does */
 } scan = {
 	.wait = __WAIT_QUEUE_HEAD_INITIALIZER(scan.wait),
@@ -95,6 +97,7 @@ void ksm_scan_reset(void)
 {
 	lockdep_assert_held(&ksm_control);
 	scan.in_pass = false;
+	scan.broken = 0;
 	ksm_sight_reset();
 }
 
@@ -111,18 +114,19 @@ static void begin_pass(void)
 	ksm_registry_rewind(false);
 	scan.in_pass = true;
 	scan.sweeping = false;
+	scan.waiting = false;
+	scan.left_out = false;
 	ksm_advisor_begin_pass();
 	/* What was wanted or noted stays so until all have seen it. */
-	if (!scan.left_out || !ksm_sight_in_use()) {
+	if (!scan.broken || !ksm_sight_in_use()) {
 		ksm_sight_begin_pass(ksm_stat_records());
 		ksm_frames_begin_pass();
 	}
-	scan.left_out = false;
 	trace_ksm_start_scan(atomic_long_read(&ksm_stat.passes), ksm_stat_records());
 }
 
 /*
- * All were seen. Of equal pages that have just become stable the first has
+ * All were seen that could be. Of equal pages that have just become stable the first has
  * settled before its twin was met: a sweep over the settled ones finds it.
  */
 static bool begin_sweep(void)
@@ -134,8 +138,20 @@ static bool begin_sweep(void)
 	return true;
 }
 
+/* If there is always somebody who is busy, others shall not do without for ever. */
+static bool pass_is_whole(void)
+{
+	if (!scan.left_out)
+		return true;
+	if (!scan.broken++)
+		scan.broken_since = jiffies;
+	return scan.broken > KSM_BROKEN_PASSES &&
+	       time_after(jiffies, scan.broken_since + KSM_BROKEN_JIFFIES);
+}
+
 static void end_whole_pass(void)
 {
+	scan.broken = 0;
 	ksm_whole_passes++;
 	if (ksm_refresh_passes)
 		ksm_refresh_passes--;
@@ -145,7 +161,7 @@ static void end_whole_pass(void)
 static void end_pass(void)
 {
 	scan.in_pass = false;
-	if (!scan.left_out)
+	if (pass_is_whole())
 		end_whole_pass();
 	ksm_advisor_end_pass();
 	trace_ksm_stop_scan(atomic_long_read(&ksm_stat.passes), ksm_stat_records());
@@ -154,21 +170,18 @@ static void end_pass(void)
 }
 
 /*
- * Whether the pass goes on without an mm that was busy. Pages that are equal to its own
- * must not settle meanwhile; but if it is busy all the time, for its sake nobody else
- * shall do without what a pass leads to.
+ * Whether the pass goes on without an mm that was busy. It waits if it may still become
+ * a whole one, and the last one was: not again and again for the same process.
  */
 static bool leave_out(struct ksm_mm *kmm)
 {
-	unsigned long busy;
-
-	if (!kmm->busy_since)
-		kmm->busy_since = jiffies ?: 1;
-	busy = jiffies - kmm->busy_since;
-	if (busy < KSM_BUSY_PATIENCE)
+	if (!scan.waiting)
+		scan.deadline = jiffies + KSM_BUSY_PATIENCE;
+	scan.waiting = true;
+	if (!scan.left_out && !scan.broken && time_before(jiffies, scan.deadline))
 		return false;
-	if (busy < KSM_BUSY_REGARD)
-		scan.left_out = true;
+	scan.left_out = true;
+	kmm->next = 0;
 	return true;
 }
 
@@ -195,8 +208,6 @@ static bool scan_one(u64 *budget)
 		return false;
 	}
 	work = ksm_batch_run(scan.batch, kmm, *budget, scan.sweeping, &end);
-	if (end != KSM_BATCH_BUSY)
-		kmm->busy_since = 0;
 	if (end == KSM_BATCH_DONE || (end == KSM_BATCH_BUSY && leave_out(kmm)))
 		ksm_registry_advance(kmm);
 	ksm_mm_put(kmm);

@@ -257,7 +257,8 @@ static int unmerge_mm(struct ksm_mm *kmm)
 	}
 	while (addr != ULONG_MAX) {
 		if (atomic_read(&mm->mm_users) == 1) {
-			leave_to_exit(kmm, addr);
+			/* What could not be unmerged goes with the rest. */
+			leave_to_exit(kmm, 0);
 			addr = ULONG_MAX;
 			ret = 0;
 			break;

@@ -70,7 +70,7 @@ void ksm_unstable_prefetch(u64 key)
  * @addr: where; the page is no partner of itself
  * @partner: result, with a reference on its mm for ksm_mm_put()
  *
- * Context: any; no lock of a tree held.
+ * Context: ksm_control held; no lock of a tree held.
  * Return: whether there is one.
  */
 bool ksm_unstable_find(u64 key, const struct ksm_mm *kmm, unsigned long addr,
@@ -79,15 +79,18 @@ bool ksm_unstable_find(u64 key, const struct ksm_mm *kmm, unsigned long addr,
 	struct ksm_root *root = ksm_forest_root(&unstable, key);
 	struct ksm_node *node;
 
+	partner->busy = false;
 	guard(spinlock)(&root->lock);
 	for (node = ksm_root_find(root, key); node; node = ksm_node_next_equal(node)) {
 		struct ksm_candidate *candidate = to_candidate(node);
 
 		if (candidate->kmm == kmm && candidate->addr == addr)
 			continue;
-		/* Who cannot be had now must not keep others apart, and finds them later. */
-		if (candidate->kmm->busy)
+		/* Who cannot be had now must not keep others apart. */
+		if (candidate->kmm->busy) {
+			partner->busy = true;
 			continue;
+		}
 		/* The candidate is in being, so its record and its mm are. */
 		ksm_mm_get(candidate->kmm);
 		partner->kmm = candidate->kmm;

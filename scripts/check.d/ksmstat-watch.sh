@@ -39,7 +39,7 @@ await_handler()
 	local caught=0
 
 	until (( 16#$caught & 1 << 14 )) || ! kill -0 "$watch" 2>/dev/null; do
-		caught=$(sed -n 's/^SigCgt:[[:space:]]*//p' "/proc/$watch/status" 2>/dev/null)
+		caught=$(sed -n 's/^SigCgt:[[:space:]]*//p' "/proc/$watch/status" 2>/dev/null) || true
 		: "${caught:=0}"
 		sleep 0.05
 	done

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A process whose threads change its mappings all the time, so that ksmd cannot have its
- * locks: passes go on without it. What they forget, as all pages were seen, must not
- * keep its pages apart from others for good.
+ * A process that changes its mappings all the time, so that ksmd cannot have its locks:
+ * passes go on without it. What they forget, as all pages were seen, must not keep its
+ * pages apart from others for good.
  */
 
 #define _GNU_SOURCE
@@ -14,10 +14,9 @@
 #include "vm_util.h"
 
 #define SEED		1000
-#define BUSY_THREADS	2
-#define BUSY_MILLISECS	100		/* ksmd tries for a fifth of that */
-#define LEAST_BUSY_PAGES	16384UL
-#define MOST_BUSY_PAGES		(LEAST_BUSY_PAGES << 7)
+#define MOST_THREADS	2
+#define LEAST_PAGES	1024UL
+#define MOST_PAGES	(LEAST_PAGES << 11)
 #define BUSY_PASSES	6
 #define SETTLED_PASSES	6
 #define TWINS		64
@@ -28,7 +27,36 @@ FIXTURE(busy)
 	struct ksm_test ksm;
 	char *map;
 	size_t pages;		/* of @map; all are the zero page */
+	pthread_t thread[MOST_THREADS];
 	bool stop;
+};
+
+FIXTURE_VARIANT(busy)
+{
+	bool is_late;		/* it has the new pages, not those that have settled */
+	unsigned int threads;
+	unsigned int millisecs;	/* that a change of the mapping takes, at least */
+	bool pauses;		/* between two changes */
+};
+
+/* Nobody gets its locks: the threads take turns. */
+FIXTURE_VARIANT_ADD(busy, old_process) {
+	.threads = 2,
+	.millisecs = 100,
+};
+
+FIXTURE_VARIANT_ADD(busy, late_process) {
+	.is_late = true,
+	.threads = 2,
+	.millisecs = 100,
+};
+
+/* Who waits for long gets its locks, but not who tries for two milliseconds. */
+FIXTURE_VARIANT_ADD(busy, late_process_with_pauses) {
+	.is_late = true,
+	.threads = 1,
+	.millisecs = 5,
+	.pauses = true,
 };
 
 FIXTURE_SETUP(busy)
@@ -45,6 +73,8 @@ FIXTURE_TEARDOWN_PARENT(busy)
 	EXPECT_TRUE(ksm_end(&self->ksm));
 }
 
+#define NEVER	UINT64_MAX
+
 static bool change_mapping(FIXTURE_DATA(busy) *self)
 {
 	const size_t size = self->pages * psize();
@@ -53,31 +83,44 @@ static bool change_mapping(FIXTURE_DATA(busy) *self)
 	       !mprotect(self->map, size, PROT_READ | PROT_WRITE);
 }
 
-/* So large that to change it takes long, or as large as it may be. */
-static bool map_busy(FIXTURE_DATA(busy) *self)
+/* How long that takes when it is not held up, or NEVER. */
+static uint64_t time_to_change(FIXTURE_DATA(busy) *self)
 {
-	uint64_t start;
+	uint64_t least = NEVER;
 
-	self->map = mmap(NULL, MOST_BUSY_PAGES * psize(), PROT_READ | PROT_WRITE,
+	for (unsigned int i = 0; i < 2; i++) {
+		uint64_t start = ksm_now_millisecs(), took;
+
+		if (!change_mapping(self))
+			return NEVER;
+		took = ksm_now_millisecs() - start;
+		least = took < least ? took : least;
+	}
+	return least;
+}
+
+/* So large that to change it takes so long, or as large as it may be. */
+static bool map_busy(FIXTURE_DATA(busy) *self, unsigned int millisecs)
+{
+	uint64_t took;
+
+	self->map = mmap(NULL, MOST_PAGES * psize(), PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (self->map == MAP_FAILED)
 		return false;
 	/* Not in all kernels. */
-	madvise(self->map, MOST_BUSY_PAGES * psize(), MADV_NOHUGEPAGE);
-	self->pages = LEAST_BUSY_PAGES / 2;
+	madvise(self->map, MOST_PAGES * psize(), MADV_NOHUGEPAGE);
+	self->pages = LEAST_PAGES / 2;
 	do {
 		self->pages *= 2;
 		if (madvise(self->map, self->pages * psize(), MADV_POPULATE_READ))
 			return false;
-		start = ksm_now_millisecs();
-		if (!change_mapping(self))
-			return false;
-	} while (self->pages < MOST_BUSY_PAGES &&
-		 ksm_now_millisecs() - start < 2 * BUSY_MILLISECS);
-	return true;
+		took = time_to_change(self);
+	} while (self->pages < MOST_PAGES && took < 2 * millisecs);
+	return took != NEVER;
 }
 
-/* Has the mmap_lock for writing, or waits for it, nearly all the time. */
+/* Returns NULL if the mapping could not be changed. */
 static void *keep_busy(void *fixture)
 {
 	FIXTURE_DATA(busy) *self = fixture;
@@ -86,6 +129,55 @@ static void *keep_busy(void *fixture)
 	while (good && !__atomic_load_n(&self->stop, __ATOMIC_RELAXED))
 		good = change_mapping(self);
 	return good ? self : NULL;
+}
+
+static void *keep_busy_with_pauses(void *fixture)
+{
+	FIXTURE_DATA(busy) *self = fixture;
+	bool good = true;
+
+	while (good && !__atomic_load_n(&self->stop, __ATOMIC_RELAXED)) {
+		good = change_mapping(self);
+		ksm_pause();
+	}
+	return good ? self : NULL;
+}
+
+static long start_threads(FIXTURE_DATA(busy) *self, unsigned int threads, bool pauses)
+{
+	for (unsigned int i = 0; i < threads; i++)
+		if (pthread_create(&self->thread[i], NULL,
+				   pauses ? keep_busy_with_pauses : keep_busy, self))
+			return -EAGAIN;
+	return 0;
+}
+
+static long join_threads(FIXTURE_DATA(busy) *self, unsigned int threads)
+{
+	bool good = true;
+
+	__atomic_store_n(&self->stop, true, __ATOMIC_RELAXED);
+	for (unsigned int i = 0; i < threads; i++) {
+		void *result;
+
+		good = !pthread_join(self->thread[i], &result) && result && good;
+	}
+	return good ? 0 : -EIO;
+}
+
+static long job_start(struct ksm_worker *worker, long fixture, long threads, long pauses)
+{
+	return start_threads((void *)fixture, threads, pauses);
+}
+
+static long job_join(struct ksm_worker *worker, long fixture, long threads, long unused)
+{
+	return join_threads((void *)fixture, threads);
+}
+
+static long job_map_busy(struct ksm_worker *worker, long fixture, long millisecs, long unused)
+{
+	return map_busy((void *)fixture, millisecs) ? 0 : -errno;
 }
 
 static long job_map_twins(struct ksm_worker *worker, long unused, long unused2, long unused3)
@@ -98,34 +190,32 @@ static long job_map_twins(struct ksm_worker *worker, long unused, long unused2, 
 	return 0;
 }
 
-TEST_F_TIMEOUT(busy, process_has_its_pages_merged_when_it_comes_to_rest, TIMEOUT)
+TEST_F_TIMEOUT(busy, has_its_pages_merged_when_it_comes_to_rest, TIMEOUT)
 {
-	struct ksm_worker *other = &self->ksm.workers[0];
-	pthread_t thread[BUSY_THREADS];
+	const long threads = variant->threads, pauses = variant->pauses;
+	const long millisecs = variant->millisecs;
+	struct ksm_worker *late = &self->ksm.workers[0];
 	char *map;
 
 	ASSERT_TRUE(ksm_fork_worker(&self->ksm, 0, NULL, 1));
-	ASSERT_TRUE(map_busy(self));
+	ASSERT_TRUE(variant->is_late ? !ksm_ask(late, job_map_busy, (long)self, millisecs, 0) :
+				       map_busy(self, millisecs));
 	map = ksm_map_registered(TWINS);
 	ASSERT_NE(NULL, map);
 	ksm_fill(map, TWINS, SEED, 1);
 	ASSERT_EQ(0, ksm_set("run", "1"));
 	ASSERT_TRUE(ksm_wait_passes(SETTLED_PASSES));
-	for (size_t i = 0; i < BUSY_THREADS; i++)
-		ASSERT_EQ(0, pthread_create(&thread[i], NULL, keep_busy, self));
-	ASSERT_EQ(0, ksm_ask(other, job_map_twins, 0, 0, 0));
+	ASSERT_TRUE(variant->is_late || !start_threads(self, threads, pauses));
+	ASSERT_EQ(0, ksm_ask(late, job_map_twins, 0, 0, 0));
+	ASSERT_TRUE(!variant->is_late || !ksm_ask(late, job_start, (long)self, threads, pauses));
 	EXPECT_TRUE(ksm_wait_passes(BUSY_PASSES));
-	__atomic_store_n(&self->stop, true, __ATOMIC_RELAXED);
-	for (size_t i = 0; i < BUSY_THREADS; i++) {
-		void *result;
-
-		ASSERT_EQ(0, pthread_join(thread[i], &result));
-		EXPECT_NE(NULL, result);
-	}
+	EXPECT_EQ(0, variant->is_late ? ksm_ask(late, job_join, (long)self, threads, 0) :
+					join_threads(self, threads));
+	TH_LOG("merged while it was busy: %zu", ksm_count_merged(getpid(), map, TWINS));
 	ASSERT_TRUE(ksm_merge_all());
 	EXPECT_EQ(TWINS, ksm_count_merged(getpid(), map, TWINS));
 	EXPECT_EQ(-1, ksm_first_wrong(map, TWINS, SEED, 1));
-	EXPECT_EQ(-1, ksm_ask(other, ksm_job_first_wrong, SEED, 1, 0));
+	EXPECT_EQ(-1, ksm_ask(late, ksm_job_first_wrong, SEED, 1, 0));
 }
 
 TEST_HARNESS_MAIN

@@ -490,7 +490,9 @@ static void without_rseq(char **argv)
 
 	if (others && strstr(others, tunable))
 		return;
-	snprintf(all, sizeof(all), "%s%s%s", others ?: "", others ? ":" : "", tunable);
+	if (snprintf(all, sizeof(all), "%s%s%s", others ?: "", others ? ":" : "", tunable) >=
+	    (int)sizeof(all))
+		ksft_exit_fail_msg("GLIBC_TUNABLES is too long\n");
 	setenv("GLIBC_TUNABLES", all, 1);
 	execv("/proc/self/exe", argv);
 	ksft_exit_fail_perror("exec");
