@@ -232,7 +232,7 @@ static void rest(struct ksm_mm *kmm, struct ksm_record rec, const struct ksm_ite
  * Nobody has an equal page. One that is new is noted; if its key was seen
  * before, its twin may have settled: the page waits, and the key is wanted. Where
  * too many wait already it rests until it is refreshed. One that is settled waits, too,
- * if its twin cannot be had now: by the next pass the twin may have settled.
+ * if its twin cannot be had now; and as long as the key is wanted nobody settles.
  */
 static void settle(struct ksm_batch *batch, const struct ksm_item *item)
 {
@@ -244,7 +244,9 @@ static void settle(struct ksm_batch *batch, const struct ksm_item *item)
 	if (!ksm_track_find(&kmm->track, item->addr, &rec))
 		return;
 	state = ksm_record_state(rec);
-	if (state == KSM_CANDIDATE &&
+	if (item->missed)
+		ksm_sight_want(item->key);
+	if (state == KSM_CANDIDATE && !ksm_sight_wanted(item->key) &&
 	    ksm_candidate_waited(ksm_record_word(rec).candidate, batch->pass))
 		ksm_unstable_settle(kmm, rec);
 	if ((state == KSM_SETTLED && !item->missed) || state == KSM_CANDIDATE ||
@@ -405,25 +407,25 @@ static void file_items(struct ksm_batch *batch)
  * ksm_control meanwhile: so it is only tried for. With the mmap_lock nobody but the exit
  * hook has the mm's own lock, and that means "gone".
  */
-static bool lock_mm(struct ksm_mm *kmm, unsigned int tries)
+static int lock_mm(struct ksm_mm *kmm, unsigned int tries)
 {
 	struct mm_struct *mm = kmm->slot.mm;
 
-	kmm->busy = false;
 	while (!READ_ONCE(kmm->gone)) {
 		if (mmap_read_trylock(mm)) {
+			kmm->busy = 0;
 			if (ksm_mm_trylock(kmm))
-				return true;
+				return 0;
 			mmap_read_unlock(mm);
-			break;
+			return -ESRCH;
 		}
 		if (!--tries) {
-			kmm->busy = true;
-			break;
+			kmm->busy++;
+			return -EBUSY;
 		}
 		usleep_range(100, 200);
 	}
-	return false;
+	return -ESRCH;
 }
 
 static void unlock_mm(struct ksm_mm *kmm)
@@ -446,7 +448,7 @@ static void promote_partners(struct ksm_batch *batch)
 			if (locked)
 				unlock_mm(locked);
 			locked = NULL;
-			if (!partner->kmm->busy && lock_mm(partner->kmm, KSM_FEW_TRIES))
+			if (!partner->kmm->busy && !lock_mm(partner->kmm, KSM_FEW_TRIES))
 				locked = partner->kmm;
 		}
 		if (locked)
@@ -468,8 +470,12 @@ static void finish_pairs(struct ksm_batch *batch)
 	struct ksm_mm *kmm = batch->kmm;
 	unsigned int i;
 
-	if (!lock_mm(kmm, KSM_FEW_TRIES))
+	if (lock_mm(kmm, KSM_FEW_TRIES)) {
+		/* All that was found is to be found again. */
+		for (i = 0; i < batch->nr_pairs; i++)
+			ksm_sight_want(batch->pairs[i].item->key);
 		return;
+	}
 	for (i = 0; i < batch->nr_pairs; i++) {
 		const struct ksm_pair *pair = &batch->pairs[i];
 		struct vm_area_struct *vma = ksm_vma_lookup(kmm->slot.mm, pair->item->addr);
@@ -524,6 +530,8 @@ static void retire_if_idle(struct ksm_mm *kmm)
 unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_work,
 			   bool sweeping, enum ksm_batch_end *end)
 {
+	int err;
+
 	batch->kmm = kmm;
 	batch->max_work = min(max_work, KSM_BATCH_PAGES * KSM_COST_HASHED);
 	batch->work = 0;
@@ -543,8 +551,9 @@ unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_
 	batch->nr_items = 0;
 	batch->nr_pairs = 0;
 
-	if (!lock_mm(kmm, KSM_MANY_TRIES)) {
-		*end = kmm->busy ? KSM_BATCH_BUSY : KSM_BATCH_DONE;
+	err = lock_mm(kmm, KSM_MANY_TRIES);
+	if (err) {
+		*end = err == -EBUSY ? KSM_BATCH_BUSY : KSM_BATCH_DONE;
 		return 0;
 	}
 	if (!kmm->next)

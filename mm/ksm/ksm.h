@@ -322,7 +322,8 @@ unsigned long ksm_track_records(const struct ksm_track *track);
  * @track: the page records
  * @next: address where the scanner goes on in this pass; scanner only
  * @met: a VMA that takes part was met in this pass; scanner only
- * @busy: its locks could not be had when they were last tried for; scanner only
+ * @busy: how often its locks were tried for in vain since they were had; scanner only
+ * @out_since: ksm_whole_passes when a pass first went on without it; scanner only
  */
 struct ksm_mm {
 	struct mm_slot slot;
@@ -332,7 +333,8 @@ struct ksm_mm {
 	struct ksm_track track;
 	unsigned long next;
 	bool met;
-	bool busy;
+	unsigned int busy;
+	unsigned int out_since;
 };
 
 void ksm_registry_init(void);

@@ -13,8 +13,8 @@
 /* Nodes with heirs looked at between two passes. */
 #define KSM_PRUNE_NODES		1024
 
-/* For how long a pass waits for mms whose locks cannot be had, of all together; jiffies. */
-#define KSM_BUSY_PATIENCE	HZ
+/* How often a batch tries for an mm's locks in vain, 10 ms or more each time. */
+#define KSM_BUSY_TRIES		64
 /* So many passes without somebody, and for so long, and the next one counts as whole. */
 #define KSM_BROKEN_PASSES	8
 #define KSM_BROKEN_JIFFIES	(60 * HZ)
@@ -35,9 +35,8 @@ static struct {
 	struct ksm_batch *batch;	/* ksm_control */
 	bool in_pass;			/* ksm_control */
 	bool sweeping;			/* its end: settled pages that are wanted */
-	bool waiting;			/* it has waited for somebody who was busy ... */
-	unsigned long deadline;		/* ... and does until then, in jiffies */
-	bool left_out;			/* it goes on without somebody */
+	struct ksm_mm *at;		/* the last mm that it looked at; no reference */
+	bool left_out;			/* it goes on without a part of somebody */
 	unsigned int broken;		/* passes since the last whole one */
 	unsigned long broken_since;	/* when the first of them ended, in jiffies */
 	bool offlining;			/* memory is going offline; one at a time does */
@@ -114,7 +113,7 @@ static void begin_pass(void)
 	ksm_registry_rewind(false);
 	scan.in_pass = true;
 	scan.sweeping = false;
-	scan.waiting = false;
+	scan.at = NULL;
 	scan.left_out = false;
 	ksm_advisor_begin_pass();
 	/* What was wanted or noted stays so until all have seen it. */
@@ -134,6 +133,7 @@ static bool begin_sweep(void)
 	if (scan.sweeping || !ksm_sight_wanted_lately())
 		return false;
 	scan.sweeping = true;
+	scan.at = NULL;
 	ksm_registry_rewind(false);
 	return true;
 }
@@ -170,19 +170,36 @@ static void end_pass(void)
 }
 
 /*
- * Whether the pass goes on without an mm that was busy. It waits if it may still become
- * a whole one, and the last one was: not again and again for the same process.
+ * Whether the pass goes on without an mm that was busy, which goes on in the next pass
+ * where it was. If it is still busy when a pass has counted as whole without it, it is
+ * not regarded any more.
  */
 static bool leave_out(struct ksm_mm *kmm)
 {
-	if (!scan.waiting)
-		scan.deadline = jiffies + KSM_BUSY_PATIENCE;
-	scan.waiting = true;
-	if (!scan.left_out && !scan.broken && time_before(jiffies, scan.deadline))
+	if (kmm->busy < KSM_BUSY_TRIES)
 		return false;
-	scan.left_out = true;
-	kmm->next = 0;
+	if (kmm->busy == KSM_BUSY_TRIES)
+		kmm->out_since = ksm_whole_passes;
+	if (kmm->out_since == ksm_whole_passes)
+		scan.left_out = true;
+	if (scan.sweeping)
+		kmm->next = 0;
 	return true;
+}
+
+/*
+ * An mm is looked at for the first time in a pass, or in a sweep. Returns false if it
+ * was left out before: then the sweep would lose its place.
+ */
+static bool begin_mm(struct ksm_mm *kmm)
+{
+	if (scan.at == kmm)
+		return true;
+	scan.at = kmm;
+	if (!kmm->next)
+		return true;
+	scan.left_out = true;
+	return !scan.sweeping;
 }
 
 /*
@@ -207,7 +224,10 @@ static bool scan_one(u64 *budget)
 		end_pass();
 		return false;
 	}
-	work = ksm_batch_run(scan.batch, kmm, *budget, scan.sweeping, &end);
+	end = KSM_BATCH_DONE;
+	work = 0;
+	if (begin_mm(kmm))
+		work = ksm_batch_run(scan.batch, kmm, *budget, scan.sweeping, &end);
 	if (end == KSM_BATCH_DONE || (end == KSM_BATCH_BUSY && leave_out(kmm)))
 		ksm_registry_advance(kmm);
 	ksm_mm_put(kmm);

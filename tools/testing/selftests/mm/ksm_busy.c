@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sys/mman.h>
+#include <unistd.h>
 #include "ksm_util.h"
 #include "vm_util.h"
 
@@ -21,6 +22,7 @@
 #define SETTLED_PASSES	6
 #define TWINS		64
 #define TIMEOUT		120		/* seconds */
+#define MAP_MILLISECS	5000		/* a slow machine needs no larger mapping */
 
 FIXTURE(busy)
 {
@@ -37,6 +39,7 @@ FIXTURE_VARIANT(busy)
 	unsigned int threads;
 	unsigned int millisecs;	/* that a change of the mapping takes, at least */
 	bool pauses;		/* between two changes */
+	const char *smart_scan;
 };
 
 /* Nobody gets its locks: the threads take turns. */
@@ -59,13 +62,26 @@ FIXTURE_VARIANT_ADD(busy, late_process_with_pauses) {
 	.pauses = true,
 };
 
+FIXTURE_VARIANT_ADD(busy, late_process_with_pauses_and_smart_scan) {
+	.is_late = true,
+	.threads = 1,
+	.millisecs = 5,
+	.pauses = true,
+	.smart_scan = "1",
+};
+
 FIXTURE_SETUP(busy)
 {
 	const char *missing = ksm_missing();
 
 	if (missing)
 		SKIP(return, "%s", missing);
+	/* Else ksmd runs when nobody else does, and finds all locks free. */
+	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
+		SKIP(return, "needs two CPUs");
 	ASSERT_TRUE(ksm_begin(&self->ksm));
+	if (variant->smart_scan)
+		ksm_set("smart_scan", variant->smart_scan);
 }
 
 FIXTURE_TEARDOWN_PARENT(busy)
@@ -102,6 +118,7 @@ static uint64_t time_to_change(FIXTURE_DATA(busy) *self)
 /* So large that to change it takes so long, or as large as it may be. */
 static bool map_busy(FIXTURE_DATA(busy) *self, unsigned int millisecs)
 {
+	const uint64_t start = ksm_now_millisecs();
 	uint64_t took;
 
 	self->map = mmap(NULL, MOST_PAGES * psize(), PROT_READ | PROT_WRITE,
@@ -116,7 +133,8 @@ static bool map_busy(FIXTURE_DATA(busy) *self, unsigned int millisecs)
 		if (madvise(self->map, self->pages * psize(), MADV_POPULATE_READ))
 			return false;
 		took = time_to_change(self);
-	} while (self->pages < MOST_PAGES && took < 2 * millisecs);
+	} while (self->pages < MOST_PAGES && took < 2 * millisecs &&
+		 ksm_now_millisecs() - start < MAP_MILLISECS);
 	return took != NEVER;
 }
 
