@@ -455,7 +455,8 @@ static void promote_partners(struct ksm_batch *batch)
 			pair->err = ksm_promote(locked, partner->addr, pair->item->key,
 						pair->item->pfn);
 		else
-			pair->item->missed = partner->kmm->busy;
+			pair->item->missed = partner->kmm->busy &&
+					     ksm_mm_regarded(partner->kmm);
 	}
 	if (locked)
 		unlock_mm(locked);

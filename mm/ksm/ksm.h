@@ -320,7 +320,7 @@ unsigned long ksm_track_records(const struct ksm_track *track);
  *	the holder as long as @gone is not set: the exit hook takes it
  * @gone: the exit hook has run or the mm was taken off; hands off its page tables
  * @track: the page records
- * @next: address where the scanner goes on in this pass; scanner only
+ * @next: address where the scanner goes on; scanner only
  * @met: a VMA that takes part was met in this pass; scanner only
  * @busy: how often its locks were tried for in vain since they were had; scanner only
  * @out_since: ksm_whole_passes when a pass first went on without it; scanner only
@@ -522,6 +522,15 @@ void ksm_forget_range(struct ksm_mm *kmm, unsigned long start, unsigned long las
 #define KSM_COST_PART		8
 /* Passes so far that left nobody out, or count as if; ksm_control. */
 extern unsigned int ksm_whole_passes;
+/* Batches that try for an mm's locks in vain before passes go on without, 10 ms each. */
+#define KSM_BUSY_TRIES		64
+
+/* Not if a pass has counted as whole without it and it is still busy. */
+static inline bool ksm_mm_regarded(const struct ksm_mm *kmm)
+{
+	return kmm->busy < KSM_BUSY_TRIES || kmm->out_since == ksm_whole_passes;
+}
+
 /* In so many of them, this one included, all pages are hashed again; ksm_control. */
 extern unsigned int ksm_refresh_passes;
 /*

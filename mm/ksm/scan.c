@@ -13,8 +13,6 @@
 /* Nodes with heirs looked at between two passes. */
 #define KSM_PRUNE_NODES		1024
 
-/* How often a batch tries for an mm's locks in vain, 10 ms or more each time. */
-#define KSM_BUSY_TRIES		64
 /* So many passes without somebody, and for so long, and the next one counts as whole. */
 #define KSM_BROKEN_PASSES	8
 #define KSM_BROKEN_JIFFIES	(60 * HZ)
@@ -36,6 +34,8 @@ static struct {
 	bool in_pass;			/* ksm_control */
 	bool sweeping;			/* its end: settled pages that are wanted */
 	struct ksm_mm *at;		/* the last mm that it looked at; no reference */
+	bool in_middle;			/* it did not begin at that mm's first page */
+	unsigned int waited;		/* batches that got no locks */
 	bool left_out;			/* it goes on without a part of somebody */
 	unsigned int broken;		/* passes since the last whole one */
 	unsigned long broken_since;	/* when the first of them ended, in jiffies */
@@ -114,6 +114,7 @@ static void begin_pass(void)
 	scan.in_pass = true;
 	scan.sweeping = false;
 	scan.at = NULL;
+	scan.waited = 0;
 	scan.left_out = false;
 	ksm_advisor_begin_pass();
 	/* What was wanted or noted stays so until all have seen it. */
@@ -170,36 +171,52 @@ static void end_pass(void)
 }
 
 /*
- * Whether the pass goes on without an mm that was busy, which goes on in the next pass
- * where it was. If it is still busy when a pass has counted as whole without it, it is
- * not regarded any more.
+ * Whether the pass goes on without an mm that was busy. It waits a while, but not for
+ * one that it has waited for before. The next pass goes on in that mm where this one
+ * was; a sweep has no such place.
  */
 static bool leave_out(struct ksm_mm *kmm)
 {
-	if (kmm->busy < KSM_BUSY_TRIES)
-		return false;
+	if (kmm->busy < KSM_BUSY_TRIES) {
+		if (++scan.waited < KSM_BUSY_TRIES)
+			return false;
+		kmm->busy = KSM_BUSY_TRIES;
+	}
 	if (kmm->busy == KSM_BUSY_TRIES)
 		kmm->out_since = ksm_whole_passes;
-	if (kmm->out_since == ksm_whole_passes)
+	if (ksm_mm_regarded(kmm))
 		scan.left_out = true;
 	if (scan.sweeping)
 		kmm->next = 0;
 	return true;
 }
 
-/*
- * An mm is looked at for the first time in a pass, or in a sweep. Returns false if it
- * was left out before: then the sweep would lose its place.
- */
-static bool begin_mm(struct ksm_mm *kmm)
+/* Notes where in an mm a pass, or a sweep, begins. */
+static void begin_mm(struct ksm_mm *kmm)
 {
 	if (scan.at == kmm)
-		return true;
+		return;
 	scan.at = kmm;
-	if (!kmm->next)
-		return true;
-	scan.left_out = true;
-	return !scan.sweeping;
+	scan.in_middle = kmm->next;
+}
+
+static unsigned int scan_mm(struct ksm_mm *kmm, u64 budget, enum ksm_batch_end *end)
+{
+	unsigned int work;
+
+	begin_mm(kmm);
+	/* It was left out of the pass, and its place would be lost. */
+	if (scan.sweeping && scan.in_middle) {
+		scan.left_out |= ksm_mm_regarded(kmm);
+		*end = KSM_BATCH_DONE;
+		return 0;
+	}
+	work = ksm_batch_run(scan.batch, kmm, budget, scan.sweeping, end);
+	if (*end == KSM_BATCH_BUSY)
+		*end = leave_out(kmm) ? KSM_BATCH_DONE : KSM_BATCH_STOPPED;
+	else
+		scan.left_out |= scan.in_middle;
+	return work;
 }
 
 /*
@@ -224,11 +241,8 @@ static bool scan_one(u64 *budget)
 		end_pass();
 		return false;
 	}
-	end = KSM_BATCH_DONE;
-	work = 0;
-	if (begin_mm(kmm))
-		work = ksm_batch_run(scan.batch, kmm, *budget, scan.sweeping, &end);
-	if (end == KSM_BATCH_DONE || (end == KSM_BATCH_BUSY && leave_out(kmm)))
+	work = scan_mm(kmm, *budget, &end);
+	if (end == KSM_BATCH_DONE)
 		ksm_registry_advance(kmm);
 	ksm_mm_put(kmm);
 	*budget -= min(max(work, KSM_COST_MM), *budget);

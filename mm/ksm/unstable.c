@@ -88,7 +88,7 @@ bool ksm_unstable_find(u64 key, const struct ksm_mm *kmm, unsigned long addr,
 			continue;
 		/* Who cannot be had now must not keep others apart. */
 		if (candidate->kmm->busy) {
-			partner->busy = true;
+			partner->busy |= ksm_mm_regarded(candidate->kmm);
 			continue;
 		}
 		/* The candidate is in being, so its record and its mm are. */
