@@ -444,7 +444,7 @@ static void promote_partners(struct ksm_batch *batch)
 		struct ksm_pair *pair = &batch->pairs[i];
 		struct ksm_partner *partner = &pair->partner;
 
-		if (locked != partner->kmm) {
+		if (!locked || locked != partner->kmm) {
 			if (locked)
 				unlock_mm(locked);
 			locked = NULL;
