@@ -332,6 +332,9 @@ TEST_F(groups, without_room_lose_no_process_to_ksmd)
 
 	ASSERT_TRUE(start(&self->ksm, FIRST, FIRST, 1));
 	ASSERT_EQ(1, ksm_ask(&worker[FIRST], job_fork, THIRD, (long)&self->ksm, 0));
+	/* Both have their own stacks then, which they got as copies after the fork. */
+	ASSERT_EQ(-1, wrong(&worker[FIRST], 1));
+	ASSERT_EQ(-1, wrong(&worker[THIRD], 1));
 	EXPECT_TRUE(ksm_wait_until(about(anon(FIRST), PAGES)));
 	ASSERT_EQ(0, group_set_number(FIRST, "memory.max", group_get(FIRST, "memory.current")));
 	ASSERT_TRUE(start(&self->ksm, SECOND, SECOND, 1));
