@@ -270,8 +270,8 @@ static int unmerge_mm(struct ksm_mm *kmm)
 			break;
 		cond_resched();
 	}
-	/* Should this be the last reference, others shall not wait for the exit. */
-	mmput_async(mm);
+	/* If this is the last reference the mm is unmapped when all is to be unmerged. */
+	mmput(mm);
 	return addr == ULONG_MAX ? ret : err;
 }
 
