@@ -11,6 +11,7 @@
  * never two mms are locked at a time.
  */
 #include <linux/delay.h>
+#include <linux/jiffies.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 
@@ -67,6 +68,29 @@ bool ksm_forget_record(struct ksm_mm *kmm, unsigned long addr, struct ksm_record
 		break;
 	}
 	ksm_track_set(&kmm->track, rec, KSM_UNSEEN, (union ksm_word){});
+	return true;
+}
+
+/**
+ * ksm_replace_record - make a page record know something else of its page
+ * @kmm: whose
+ * @addr: of the page
+ * @rec: the record; it keeps its level
+ * @state: what it knows
+ * @word: goes with @state
+ *
+ * Context: @kmm locked; does not sleep.
+ * Return: false when a merged folio is locked; nothing changed.
+ */
+bool ksm_replace_record(struct ksm_mm *kmm, unsigned long addr, struct ksm_record rec,
+			enum ksm_state state, union ksm_word word)
+{
+	unsigned int level = ksm_record_level(rec);
+
+	if (!ksm_forget_record(kmm, addr, rec, false))
+		return false;
+	ksm_track_set(&kmm->track, rec, state, word);
+	ksm_record_set_level(rec, level);
 	return true;
 }
 
@@ -147,15 +171,37 @@ static bool dirty_bit_told(const struct ksm_item *item)
 	return item->dirty_bit && !item->touched;
 }
 
-/* The page is no candidate, or not any more: the next pass will tell. */
-static void watch(struct ksm_mm *kmm, struct ksm_record rec, const struct ksm_item *item)
+/* A merged page was written to: how soon tells how long the next one has to wait. */
+static unsigned int level_of_rewritten(const struct ksm_batch *batch, struct ksm_record rec)
 {
-	if (was_merged(kmm, rec, item->addr) || !ksm_forget_record(kmm, item->addr, rec, false))
+	u32 lived = (u32)batch->now - ksm_record_word(rec).site->since;
+
+	return ksm_backoff_rewritten(batch->unit, ksm_record_level(rec), lived);
+}
+
+/* The page is no candidate, or not any more: a later pass will tell. */
+static void watch(const struct ksm_batch *batch, struct ksm_record rec,
+		  const struct ksm_item *item)
+{
+	union ksm_word word = { .key = item->key };
+	struct ksm_mm *kmm = batch->kmm;
+	enum ksm_state state = KSM_HASHED;
+	unsigned int level;
+
+	if (was_merged(kmm, rec, item->addr))
 		return;
-	if (dirty_bit_told(item))
-		ksm_track_set(&kmm->track, rec, KSM_CLEANED, (union ksm_word){});
-	else
-		ksm_track_set(&kmm->track, rec, KSM_HASHED, (union ksm_word){ .key = item->key });
+	if (item->in_round && ksm_record_state(rec) == KSM_SETTLED)
+		ksm_huge_sample_changed(kmm, item->addr);
+	level = ksm_record_level(rec);
+	if (item->rewritten && ksm_record_state(rec) == KSM_MERGED)
+		level = level_of_rewritten(batch, rec);
+	if (dirty_bit_told(item)) {
+		state = KSM_CLEANED;
+		word.since = batch->now;
+	}
+	if (!ksm_replace_record(kmm, item->addr, rec, state, word))
+		return;
+	ksm_record_set_level(rec, level);
 	set_tag(rec, item);
 }
 
@@ -170,7 +216,9 @@ static bool stayed_the_same(struct ksm_record rec, const struct ksm_item *item)
 
 	switch (ksm_record_state(rec)) {
 	case KSM_CLEANED:
-		return dirty_bit_told(item);
+		/* Most pages of a huge page stay the same when some are written to. */
+		return dirty_bit_told(item) ||
+		       (item->in_round && ksm_record_has_tag(rec, item->pfn));
 	case KSM_HASHED:
 	case KSM_SETTLED:
 		return word.key == item->key;
@@ -271,13 +319,18 @@ static void settle(struct ksm_batch *batch, const struct ksm_item *item)
 
 static void file_merge_result(struct ksm_batch *batch, const struct ksm_item *item, int err)
 {
-	struct ksm_mm *kmm = batch->kmm;
 	struct ksm_record rec;
 
-	if (err == -ENOENT || err == -EXFULL)
+	if (err == -ENOENT || err == -EXFULL) {
 		settle(batch, item);
-	else if (err && ksm_track_find(&kmm->track, item->addr, &rec))
-		watch(kmm, rec, item);
+		return;
+	}
+	if (!ksm_track_find(&batch->kmm->track, item->addr, &rec))
+		return;
+	if (err)
+		watch(batch, rec, item);
+	else if (ksm_record_state(rec) == KSM_MERGED && !ksm_record_level(rec))
+		batch->found++;
 }
 
 /* @defer: leave a partner in another mm for later; else it is none. */
@@ -326,7 +379,7 @@ static void file_page(struct ksm_batch *batch, struct ksm_item *item)
 	if (ksm_track_get(&kmm->track, item->addr, KSM_GFP, &rec))
 		return;
 	if (!stayed_the_same(rec, item) || item->found == KSM_FOUND_BUSY) {
-		watch(kmm, rec, item);
+		watch(batch, rec, item);
 		return;
 	}
 	set_tag(rec, item);
@@ -347,12 +400,12 @@ static void file_page(struct ksm_batch *batch, struct ksm_item *item)
 }
 
 /* The page where a merged folio was; its dirty bit was cleared. */
-static void file_changed(struct ksm_mm *kmm, const struct ksm_item *item)
+static void file_changed(const struct ksm_batch *batch, const struct ksm_item *item)
 {
 	struct ksm_record rec;
 
-	if (ksm_track_find(&kmm->track, item->addr, &rec))
-		watch(kmm, rec, item);
+	if (ksm_track_find(&batch->kmm->track, item->addr, &rec))
+		watch(batch, rec, item);
 }
 
 static void file_merged(struct ksm_mm *kmm, const struct ksm_item *item)
@@ -387,7 +440,7 @@ static void file_items(struct ksm_batch *batch)
 			file_page(batch, item);
 			break;
 		case KSM_FOUND_CHANGED:
-			file_changed(batch->kmm, item);
+			file_changed(batch, item);
 			break;
 		case KSM_FOUND_MERGED:
 			file_merged(batch->kmm, item);
@@ -523,14 +576,14 @@ static void retire_if_idle(struct ksm_mm *kmm)
  * @kmm: the mm, with a reference; goes on at kmm->next
  * @max_work: how much to do at most, in parts of hashing a page
  * @sweeping: look only at settled pages whose key is wanted
- * @end: result: how far it came
  *
  * Context: ksm_control held; may sleep.
- * Return: the work done.
+ * Return: how far it came, and what was done.
  */
-unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_work,
-			   bool sweeping, enum ksm_batch_end *end)
+struct ksm_batch_result ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_work,
+				      bool sweeping)
 {
+	struct ksm_batch_result result = {};
 	int err;
 
 	batch->kmm = kmm;
@@ -547,6 +600,10 @@ unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_
 	batch->handed_over = 0;
 	batch->parts = 0;
 	batch->forgotten = 0;
+	batch->unit = ksm_backoff_unit();
+	batch->now = jiffies;
+	batch->found = 0;
+	batch->changed = 0;
 	batch->next = kmm->next;
 	batch->stopped = false;
 	batch->nr_items = 0;
@@ -554,18 +611,22 @@ unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_
 
 	err = lock_mm(kmm, KSM_MANY_TRIES);
 	if (err) {
-		*end = err == -EBUSY ? KSM_BATCH_BUSY : KSM_BATCH_DONE;
-		return 0;
+		result.end = err == -EBUSY ? KSM_BATCH_BUSY : KSM_BATCH_DONE;
+		return result;
 	}
-	if (!kmm->next)
+	if (!kmm->next) {
 		kmm->met = false;
+		kmm->huge_round = 0;
+	}
 	ksm_collect(batch);
 	hash_items(batch);
 	file_items(batch);
-	*end = batch->stopped ? KSM_BATCH_STOPPED : KSM_BATCH_DONE;
+	result.end = batch->stopped ? KSM_BATCH_STOPPED : KSM_BATCH_DONE;
 	kmm->next = batch->stopped ? batch->next : 0;
-	if (!batch->stopped && !sweeping)
+	if (!batch->stopped && !sweeping) {
+		kmm->anon = get_mm_counter(kmm->slot.mm, MM_ANONPAGES);
 		retire_if_idle(kmm);
+	}
 	unlock_mm(kmm);
 	ksm_free_replaced();
 
@@ -577,5 +638,9 @@ unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_
 	atomic_long_add(batch->considered, &ksm_stat.scanned);
 	atomic_long_add(batch->skipped, &ksm_stat.skipped);
 	ksm_work_add(KSM_WORK_HANDED_OVER, batch->handed_over);
-	return max(batch->work, batch->parts * KSM_COST_PART);
+	result.work = max(batch->work, batch->parts * KSM_COST_PART);
+	result.considered = batch->considered;
+	result.found = batch->found;
+	result.changed = batch->changed;
+	return result;
 }

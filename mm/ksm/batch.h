@@ -40,6 +40,8 @@ enum ksm_found {
  * @dirty_bit: whether it tells change here
  * @touched: a secondary MMU may have written to the page all the same: compare its key
  * @refresh: whether this pass looks at the page whatever is known of it
+ * @rewritten: the merged page that was here was written to
+ * @in_round: it is hashed as a part of a huge page that has changed somewhere
  * @missed: there is a partner, but its mm's locks could not be had
  */
 struct ksm_item {
@@ -51,6 +53,8 @@ struct ksm_item {
 	bool dirty_bit;
 	bool touched;
 	bool refresh;
+	bool rewritten;
+	bool in_round;
 	bool missed;
 };
 
@@ -77,6 +81,10 @@ struct ksm_pair {
  * @handed_over: dirty bits handed over to folios
  * @parts: page tables, holes and VMAs gone over
  * @forgotten: records forgotten where nothing is mapped
+ * @now: jiffies when it began
+ * @unit: ksm_backoff_unit() then
+ * @found: pages seen for the first time, and pages merged that have not been before
+ * @changed: pages found changed that had not changed since they were first seen
  * @next: where the walk goes on
  * @stopped: the walk ended before the mm does
  * @sweeping: only settled pages whose key is wanted are looked at
@@ -105,6 +113,10 @@ struct ksm_batch {
 	unsigned int handed_over;
 	unsigned int parts;
 	unsigned int forgotten;
+	unsigned int unit;
+	unsigned int found;
+	unsigned int changed;
+	unsigned long now;
 	unsigned long next;
 	bool stopped;
 	bool sweeping;
@@ -146,10 +158,51 @@ void ksm_ask_block(struct ksm_batch *batch, struct vm_area_struct *vma, unsigned
 bool ksm_is_touched(struct ksm_batch *batch, struct vm_area_struct *vma, unsigned long addr,
 		    unsigned long pfn);
 bool ksm_pass_over(struct ksm_batch *batch, unsigned long addr, unsigned long pfn);
+bool ksm_left_alone(struct ksm_batch *batch, unsigned long addr, unsigned long pfn);
 unsigned int ksm_pass_over_run(struct ksm_batch *batch, unsigned long addr, pte_t *ptep,
 			       unsigned long end);
 unsigned int ksm_pass_over_run_huge(struct ksm_batch *batch, unsigned long addr,
 				    unsigned long pfn, unsigned long end);
+
+/* ---- visit: one page of a walk ---- */
+
+bool ksm_batch_full(const struct ksm_batch *batch);
+void ksm_enter_block(struct ksm_batch *batch, unsigned long addr);
+void ksm_visit_nothing(struct ksm_batch *batch, unsigned long addr);
+void ksm_visit_absent(struct ksm_batch *batch, unsigned long addr, softleaf_t entry);
+bool ksm_visit_page(struct ksm_batch *batch, unsigned long addr, struct page *page, bool dirty,
+		    bool touched);
+void ksm_note_change(struct ksm_batch *batch, unsigned long addr, struct page *page, bool written);
+void ksm_sweep_page(struct ksm_batch *batch, unsigned long addr, unsigned long pfn, bool dirty,
+		    bool touched);
+
+/* ---- huge: huge pages ---- */
+
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+bool ksm_in_huge_round(const struct ksm_batch *batch, unsigned long addr);
+void ksm_huge_sample_changed(struct ksm_mm *kmm, unsigned long addr);
+unsigned long ksm_walk_huge(struct ksm_batch *batch, struct vm_area_struct *vma, pmd_t *pmdp,
+			    unsigned long addr, unsigned long end);
+bool ksm_huge_is_gap(struct vm_area_struct *vma, unsigned long addr, pmd_t pmd);
+#else
+static inline bool ksm_in_huge_round(const struct ksm_batch *batch, unsigned long addr)
+{
+	return false;
+}
+
+static inline void ksm_huge_sample_changed(struct ksm_mm *kmm, unsigned long addr) { }
+
+static inline unsigned long ksm_walk_huge(struct ksm_batch *batch, struct vm_area_struct *vma,
+					  pmd_t *pmdp, unsigned long addr, unsigned long end)
+{
+	return end;
+}
+
+static inline bool ksm_huge_is_gap(struct vm_area_struct *vma, unsigned long addr, pmd_t pmd)
+{
+	return true;
+}
+#endif
 
 /* ---- collect ---- */
 

@@ -153,7 +153,7 @@ void ksm_checksum_init(void);
  *	because the dirty bit cannot tell here or the page was touched; word.key is
  *	its key at the last visit
  * @KSM_CLEANED: likewise, told by the dirty bit of its PTE, which was handed
- *	over to the folio and cleared at the last visit
+ *	over to the folio and cleared at the last visit; word.since is when that was
  * @KSM_SETTLED: it stayed the same for a pass and nobody has an equal one that
  *	is known of; word.key is its key
  * @KSM_CANDIDATE: it stayed the same and somebody may have an equal one;
@@ -177,11 +177,13 @@ struct ksm_site;
 /**
  * union ksm_word - second half of a page record; see enum ksm_state
  * @key: key
+ * @since: jiffies when the page was last found changed
  * @candidate: owned by the record
  * @site: owned by the record
  */
 union ksm_word {
 	u64 key;
+	u64 since;
 	struct ksm_candidate *candidate;
 	struct ksm_site *site;
 };
@@ -197,6 +199,9 @@ union ksm_word {
  * @used: how many are not KSM_UNSEEN
  * @quiet: for how many passes no page is known to have been touched, up to
  *	KSM_QUIET_PASSES
+ * @level: how patient ksmd is with the huge page that begins here, 0 if it has not been
+ *	found changed
+ * @since: low bits of jiffies when its pages were last noted or hashed
  * @word: second halves of the records; behind them the first halves, see
  *	ksm_block_heads()
  *
@@ -208,10 +213,15 @@ struct ksm_block {
 	u8 room;
 	u8 used;
 	u8 quiet;
+	u8 level;
+	u32 since;
 	union ksm_word word[];
 };
 
-/* First halves of the records: enum ksm_state, and a tag of the PFN that was seen last. */
+/*
+ * First halves of the records: enum ksm_state, how patient ksmd is with the page (see
+ * backoff.c), and a tag of the PFN that was seen last.
+ */
 static inline u32 *ksm_block_heads(struct ksm_block *block)
 {
 	return (u32 *)(block->word + block->room);
@@ -220,14 +230,18 @@ static inline u32 *ksm_block_heads(struct ksm_block *block)
 #define KSM_STATE_BITS		3
 #define KSM_STATE_MASK		((1U << KSM_STATE_BITS) - 1)
 static_assert(KSM_NR_STATES <= 1 << KSM_STATE_BITS);
+#define KSM_LEVEL_BITS		4
+#define KSM_LEVEL_MASK		(((1U << KSM_LEVEL_BITS) - 1) << KSM_STATE_BITS)
+#define KSM_TAG_SHIFT		(KSM_STATE_BITS + KSM_LEVEL_BITS)
+#define KSM_TAG_MASK		(~0U << KSM_TAG_SHIFT)
 
-/* No page has it; its tag is that of one frame in 2 TiB. */
+/* No page has it; its tag is that of one frame in 128 GiB. */
 #define KSM_NO_PFN		(~0UL)
 
-/* Low bits of a PFN: different PFNs with one tag are 2 TiB apart at 4 KiB a page. */
+/* Low bits of a PFN: different PFNs with one tag are 128 GiB apart at 4 KiB a page. */
 static inline u32 ksm_pfn_tag(unsigned long pfn)
 {
-	return (u32)pfn << KSM_STATE_BITS;
+	return (u32)pfn << KSM_TAG_SHIFT;
 }
 
 /**
@@ -270,13 +284,28 @@ static inline union ksm_word ksm_record_word(struct ksm_record rec)
 
 static inline bool ksm_record_has_tag(struct ksm_record rec, unsigned long pfn)
 {
-	return (ksm_block_heads(rec.block)[rec.slot] & ~KSM_STATE_MASK) == ksm_pfn_tag(pfn);
+	return (ksm_block_heads(rec.block)[rec.slot] & KSM_TAG_MASK) == ksm_pfn_tag(pfn);
 }
 
 /* A record keeps its tag until it becomes KSM_UNSEEN. */
 static inline void ksm_record_set_tag(struct ksm_record rec, unsigned long pfn)
 {
-	ksm_block_heads(rec.block)[rec.slot] = ksm_pfn_tag(pfn) | ksm_record_state(rec);
+	u32 *head = &ksm_block_heads(rec.block)[rec.slot];
+
+	*head = (*head & ~KSM_TAG_MASK) | ksm_pfn_tag(pfn);
+}
+
+/* See backoff.c; kept until the record becomes KSM_UNSEEN. */
+static inline unsigned int ksm_record_level(struct ksm_record rec)
+{
+	return (ksm_block_heads(rec.block)[rec.slot] & KSM_LEVEL_MASK) >> KSM_STATE_BITS;
+}
+
+static inline void ksm_record_set_level(struct ksm_record rec, unsigned int level)
+{
+	u32 *head = &ksm_block_heads(rec.block)[rec.slot];
+
+	*head = (*head & ~KSM_LEVEL_MASK) | level << KSM_STATE_BITS;
 }
 
 /* Whether there is a block, and in it a record of the page at @addr. */
@@ -308,6 +337,13 @@ bool ksm_track_next(struct ksm_track *track, unsigned long *addr, unsigned long 
 void ksm_track_trim(struct ksm_track *track, unsigned long addr, unsigned long last);
 unsigned long ksm_track_records(const struct ksm_track *track);
 
+/* ---- backoff: how long a page must be left alone ---- */
+
+unsigned int ksm_backoff_unit(void);
+unsigned long ksm_backoff_wait(unsigned int unit, unsigned int level);
+unsigned int ksm_backoff_changed(enum ksm_state state, unsigned int level);
+unsigned int ksm_backoff_rewritten(unsigned int unit, unsigned int level, u32 lived);
+
 /* ---- registry: who takes part ---- */
 
 /**
@@ -322,7 +358,10 @@ unsigned long ksm_track_records(const struct ksm_track *track);
  * @track: the page records
  * @next: address where the scanner goes on; scanner only
  * @met: a VMA that takes part was met in this pass; scanner only
+ * @huge_round: start of the huge page whose pages are being hashed, or 0; scanner only
  * @busy: how often its locks were tried for in vain since they were had; scanner only
+ * @anon: anonymous pages of the mm when a pass was last through with it; scanner only
+ * @born: jiffies when it was registered
  * @out_since: ksm_whole_passes when a pass first went on without it; scanner only
  */
 struct ksm_mm {
@@ -333,8 +372,11 @@ struct ksm_mm {
 	struct ksm_track track;
 	unsigned long next;
 	bool met;
+	unsigned long huge_round;
 	unsigned int busy;
 	unsigned int out_since;
+	unsigned long anon;
+	unsigned long born;
 };
 
 void ksm_registry_init(void);
@@ -342,6 +384,7 @@ bool ksm_registry_empty(void);
 struct ksm_mm *ksm_registry_current(void);
 void ksm_registry_rewind(bool all);
 void ksm_registry_advance(struct ksm_mm *kmm);
+bool ksm_registry_has_grown(unsigned int max, unsigned long age);
 struct ksm_mm *ksm_mm_find(struct mm_struct *mm);
 void ksm_mm_put(struct ksm_mm *kmm);
 bool ksm_mm_lock(struct ksm_mm *kmm);
@@ -448,6 +491,7 @@ struct ksm_stable {
  * @stable: the node; fixed while linked
  * @anon_vma: with a reference; its tree holds the VMA, and those forked from it
  * @pgoff: index of the place in @anon_vma
+ * @since: low bits of jiffies when a record came to own it
  * @heir: no record owns it any more
  */
 struct ksm_site {
@@ -455,6 +499,7 @@ struct ksm_site {
 	struct ksm_stable *stable;
 	struct anon_vma *anon_vma;
 	pgoff_t pgoff;
+	u32 since;
 	bool heir;
 };
 
@@ -505,6 +550,8 @@ void ksm_frames_begin_pass(void);
 /* ---- batch and scan ---- */
 
 bool ksm_forget_record(struct ksm_mm *kmm, unsigned long addr, struct ksm_record rec, bool wait);
+bool ksm_replace_record(struct ksm_mm *kmm, unsigned long addr, struct ksm_record rec,
+			enum ksm_state state, union ksm_word word);
 void ksm_forget_range(struct ksm_mm *kmm, unsigned long start, unsigned long last);
 
 /* Pages hashed under one hold of the locks: bounds what others wait for. */
@@ -557,10 +604,26 @@ enum ksm_batch_end {
 	KSM_BATCH_BUSY,
 };
 
+/**
+ * struct ksm_batch_result - what became of a batch
+ * @end: how it ended
+ * @work: done, in parts of hashing a page
+ * @considered: present pages seen
+ * @found: pages seen for the first time, and pages merged that have not been before
+ * @changed: pages found changed that had not changed since they were first seen
+ */
+struct ksm_batch_result {
+	enum ksm_batch_end end;
+	unsigned int work;
+	unsigned int considered;
+	unsigned int found;
+	unsigned int changed;
+};
+
 struct ksm_batch *ksm_batch_alloc(void);
 void ksm_batch_free(struct ksm_batch *batch);
-unsigned int ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_work,
-			   bool sweeping, enum ksm_batch_end *end);
+struct ksm_batch_result ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_work,
+				      bool sweeping);
 
 /* Values of ksm_run; what sysfs reads and writes. */
 enum ksm_run_state {
@@ -581,6 +644,7 @@ extern bool ksm_smart_scan;
 int ksm_scan_init(void);
 void ksm_scan_wake(void);
 void ksm_scan_kick(void);
+void ksm_scan_hurry(void);
 void ksm_scan_reset(void);
 unsigned int ksm_scan_sleep_millisecs(void);
 void ksm_scan_set_sleep_millisecs(unsigned int msecs);

@@ -25,9 +25,9 @@ static int record_site(struct ksm_mm *kmm, unsigned long addr, struct ksm_site *
 
 	if (err)
 		return err;
-	if (!ksm_forget_record(kmm, addr, rec, false))
+	site->since = (u32)jiffies;
+	if (!ksm_replace_record(kmm, addr, rec, KSM_MERGED, (union ksm_word){ .site = site }))
 		return -EAGAIN;
-	ksm_track_set(&kmm->track, rec, KSM_MERGED, (union ksm_word){ .site = site });
 	ksm_record_set_tag(rec, folio_pfn(folio));
 	return 0;
 }
@@ -353,8 +353,7 @@ int ksm_promote(struct ksm_mm *kmm, unsigned long addr, u64 key, unsigned long p
 	}
 	/* It steps back: who cannot be merged now must not keep others apart. */
 	if (now != key || err == -EAGAIN) {
-		ksm_forget_record(kmm, addr, rec, false);
-		ksm_track_set(&kmm->track, rec, KSM_HASHED, (union ksm_word){ .key = now });
+		ksm_replace_record(kmm, addr, rec, KSM_HASHED, (union ksm_word){ .key = now });
 		err = -ENOENT;
 	}
 put:

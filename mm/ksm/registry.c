@@ -18,10 +18,15 @@
 
 #define KSM_REGISTRY_HASH_BITS	10
 
+/* An mm has grown if it has so many new pages, and such a part more than before. */
+#define KSM_GROWTH_PAGES	64UL
+#define KSM_GROWTH_PART		8
+
 static struct {
 	spinlock_t lock;		/* guards the other members */
 	struct list_head list;		/* ksm_mm.slot.mm_node, in order of scanning */
 	struct ksm_mm *cursor;		/* where the pass stands; NULL at its end */
+	struct ksm_mm *watched;		/* next whose growth is looked at, or NULL */
 	bool all;			/* a pass must meet newcomers too */
 } registry = {
 	.lock = __SPIN_LOCK_UNLOCKED(registry.lock),
@@ -97,6 +102,42 @@ void ksm_registry_advance(struct ksm_mm *kmm)
 	guard(spinlock)(&registry.lock);
 	if (registry.cursor == kmm)
 		registry.cursor = registry_after(kmm);
+}
+
+/*
+ * Whether there is much in an mm that no pass has seen. One that was just forked, which
+ * may exit before a pass gets to it, does not count.
+ */
+static bool has_grown(const struct ksm_mm *kmm, unsigned long age)
+{
+	unsigned long anon = get_mm_counter(kmm->slot.mm, MM_ANONPAGES);
+
+	return anon >= kmm->anon + max(kmm->anon / KSM_GROWTH_PART, KSM_GROWTH_PAGES) &&
+	       time_after(jiffies, kmm->born + age);
+}
+
+/**
+ * ksm_registry_has_grown - whether some mm has got many new pages
+ * @max: how many mms to look at; the next call goes on behind them
+ * @age: how long they must have been registered, in jiffies
+ *
+ * Context: ksm_control held.
+ * Return: true if one of those looked at has.
+ */
+bool ksm_registry_has_grown(unsigned int max, unsigned long age)
+{
+	guard(spinlock)(&registry.lock);
+	if (!registry.watched)
+		registry.watched = list_first_entry_or_null(&registry.list, struct ksm_mm,
+							    slot.mm_node);
+	while (max-- && registry.watched) {
+		struct ksm_mm *kmm = registry.watched;
+
+		registry.watched = registry_after(kmm);
+		if (has_grown(kmm, age))
+			return true;
+	}
+	return false;
 }
 
 #ifdef CONFIG_KSM_DEBUG
@@ -236,6 +277,8 @@ void ksm_mm_retire(struct ksm_mm *kmm)
 	scoped_guard(spinlock, &registry.lock) {
 		if (registry.cursor == kmm)
 			registry.cursor = registry_after(kmm);
+		if (registry.watched == kmm)
+			registry.watched = registry_after(kmm);
 		hash_del(&kmm->slot.hash);
 		list_del(&kmm->slot.mm_node);
 	}
@@ -278,6 +321,7 @@ int __ksm_enter(struct mm_struct *mm)
 	ksm_track_init(&kmm->track, ksm_stat.records);
 	mmgrab(mm);
 	kmm->slot.mm = mm;
+	kmm->born = jiffies;
 	mm_flags_set(MMF_VM_MERGEABLE, mm);
 	registry_insert(kmm);
 	trace_ksm_enter(mm);
@@ -380,6 +424,8 @@ static int madvise_mergeable(struct vm_area_struct *vma, vm_flags_t *vm_flags)
 		if (err)
 			return err;
 	}
+	if (!(*vm_flags & VM_MERGEABLE))
+		ksm_scan_hurry();
 	*vm_flags |= VM_MERGEABLE;
 	return 0;
 }
@@ -488,6 +534,7 @@ int ksm_enable_merge_any(struct mm_struct *mm)
 		return 0;
 	mm_flags_set(MMF_VM_MERGE_ANY, mm);
 	mark_all_vmas(mm);
+	ksm_scan_hurry();
 	return 0;
 }
 

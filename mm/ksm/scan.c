@@ -27,6 +27,20 @@ unsigned int ksm_refresh_passes;
 
 static unsigned int sleep_millisecs = 20;
 
+/*
+ * There is news in a pass if one in so many pages is new, or one in so many has changed
+ * that seemed to be calm.
+ */
+#define KSM_NEWS_FOUND		256
+#define KSM_NEWS_CHANGED	8
+/* Passes in a hurry after it: new pages are hashed in the next, and found by the one after. */
+#define KSM_NEWS_PASSES		2
+/* A pass that is in no hurry takes so many sleeps at least. */
+#define KSM_CALM_SLEEPS		16
+/* Registered mms that are asked in each turn whether they have grown, and when again. */
+#define KSM_GROWTH_MMS		64
+#define KSM_GROWTH_JIFFIES	(60 * HZ)
+
 static struct {
 	wait_queue_head_t wait;		/* ksmd sleeps here */
 	atomic_t calls;			/* changes of settings so far */
@@ -40,6 +54,15 @@ static struct {
 	unsigned int broken;		/* passes since the last whole one */
 	unsigned long broken_since;	/* when the first of them ended, in jiffies */
 	bool offlining;			/* memory is going offline; one at a time does */
+	bool news;			/* somebody has offered memory since the last turn */
+	unsigned int hurried;		/* so many passes are in a hurry, this one included */
+	unsigned long begun;		/* jiffies when the pass began */
+	u64 found;			/* new pages in this pass */
+	u64 changed;			/* pages in this pass that seemed to be calm before */
+	u64 considered;			/* pages in this turn */
+	bool for_growth;		/* it is in a hurry as some mm has grown */
+	unsigned long grown;		/* jiffies when that was in vain */
+	unsigned long rest;		/* how long to sleep after this turn, in jiffies, if nobody calls */
 } scan = {
 	.wait = __WAIT_QUEUE_HEAD_INITIALIZER(scan.wait),
 };
@@ -65,6 +88,21 @@ void ksm_scan_kick(void)
 {
 	atomic_inc_return_release(&scan.calls);	/* pairs with scan_sleep() */
 	ksm_scan_wake();
+}
+
+/**
+ * ksm_scan_hurry - somebody has offered memory: ksmd does not rest until it has seen it
+ *
+ * A sleep of sleep_millisecs is not cut short.
+ *
+ * Context: any.
+ */
+void ksm_scan_hurry(void)
+{
+	WRITE_ONCE(scan.news, true);
+	/* Its barrier pairs with that of the wait for news in scan_sleep(). */
+	if (wq_has_sleeper(&scan.wait))
+		ksm_scan_wake();
 }
 
 /**
@@ -112,6 +150,9 @@ static void begin_pass(void)
 	lru_add_drain_all();
 	ksm_registry_rewind(false);
 	scan.in_pass = true;
+	scan.begun = jiffies;
+	scan.found = 0;
+	scan.changed = 0;
 	scan.sweeping = false;
 	scan.at = NULL;
 	scan.waited = 0;
@@ -159,9 +200,45 @@ static void end_whole_pass(void)
 	ksm_sight_end_pass();
 }
 
+/*
+ * As long as there is news ksmd is in a hurry: pages that are passed over cost little of
+ * pages_to_scan. If there is none they count in full, and a pass over memory in which
+ * nothing happens takes as long as the settings say.
+ */
+static void look_for_news(void)
+{
+	u64 records = ksm_stat_records();
+
+	if (scan.found * KSM_NEWS_FOUND > records || scan.changed * KSM_NEWS_CHANGED > records) {
+		scan.hurried = max(scan.hurried, KSM_NEWS_PASSES + !scan.in_pass);
+		scan.for_growth = false;
+	}
+}
+
+/* Growth that brought nothing new is not looked for again for a while. */
+static void look_for_growth(void)
+{
+	if (scan.hurried || time_before(jiffies, scan.grown) ||
+	    !ksm_registry_has_grown(KSM_GROWTH_MMS, ksm_backoff_unit()))
+		return;
+	scan.hurried = 1;
+	scan.for_growth = true;
+}
+
+static void end_hurry(void)
+{
+	if (!scan.hurried || --scan.hurried)
+		return;
+	if (scan.for_growth)
+		scan.grown = jiffies + KSM_GROWTH_JIFFIES;
+	scan.for_growth = false;
+}
+
 static void end_pass(void)
 {
 	scan.in_pass = false;
+	look_for_news();
+	end_hurry();
 	if (pass_is_whole())
 		end_whole_pass();
 	ksm_advisor_end_pass();
@@ -200,23 +277,27 @@ static void begin_mm(struct ksm_mm *kmm)
 	scan.in_middle = kmm->next;
 }
 
-static unsigned int scan_mm(struct ksm_mm *kmm, u64 budget, enum ksm_batch_end *end)
+static struct ksm_batch_result scan_mm(struct ksm_mm *kmm, u64 budget)
 {
-	unsigned int work;
+	struct ksm_batch_result result = { .end = KSM_BATCH_DONE };
 
 	begin_mm(kmm);
 	/* It was left out of the pass, and its place would be lost. */
 	if (scan.sweeping && scan.in_middle) {
 		scan.left_out |= ksm_mm_regarded(kmm);
-		*end = KSM_BATCH_DONE;
-		return 0;
+		return result;
 	}
-	work = ksm_batch_run(scan.batch, kmm, budget, scan.sweeping, end);
-	if (*end == KSM_BATCH_BUSY)
-		*end = leave_out(kmm) ? KSM_BATCH_DONE : KSM_BATCH_STOPPED;
+	result = ksm_batch_run(scan.batch, kmm, budget, scan.sweeping);
+	if (result.end == KSM_BATCH_BUSY)
+		result.end = leave_out(kmm) ? KSM_BATCH_DONE : KSM_BATCH_STOPPED;
 	else
 		scan.left_out |= scan.in_middle;
-	return work;
+	scan.considered += result.considered;
+	scan.changed += result.changed;
+	/* Most of what is forked is known, and soon gone. */
+	if (time_after(jiffies, kmm->born + ksm_backoff_unit()))
+		scan.found += result.found;
+	return result;
 }
 
 /*
@@ -225,9 +306,8 @@ static unsigned int scan_mm(struct ksm_mm *kmm, u64 budget, enum ksm_batch_end *
  */
 static bool scan_one(u64 *budget)
 {
-	enum ksm_batch_end end;
+	struct ksm_batch_result result;
 	struct ksm_mm *kmm;
-	u64 work;
 
 	guard(mutex)(&ksm_control);
 	if (!scan_should_run())
@@ -241,20 +321,53 @@ static bool scan_one(u64 *budget)
 		end_pass();
 		return false;
 	}
-	work = scan_mm(kmm, *budget, &end);
-	if (end == KSM_BATCH_DONE)
+	result = scan_mm(kmm, *budget);
+	if (result.end == KSM_BATCH_DONE)
 		ksm_registry_advance(kmm);
 	ksm_mm_put(kmm);
-	*budget -= min(max(work, KSM_COST_MM), *budget);
+	if (!scan.hurried)
+		look_for_news();
+	*budget -= min_t(u64, max_t(u64, result.work, KSM_COST_MM), *budget);
 	return *budget;
+}
+
+/*
+ * Who is in no hurry pays for pages that are passed over as for others, by a longer
+ * sleep. And short passes are not made all the time.
+ */
+static unsigned long rest_after(unsigned int pages)
+{
+	u64 sleep = ksm_scan_sleep_millisecs(), sleeps;
+	unsigned long rest, pause, passed = jiffies - scan.begun;
+
+	if (scan.hurried || !sleep || !pages)
+		return 0;
+	sleeps = div_u64(scan.considered, pages);
+	rest = sleeps > 1 ? msecs_to_jiffies(min((sleeps - 1) * sleep, UINT_MAX)) : 0;
+	pause = msecs_to_jiffies(min((KSM_CALM_SLEEPS - 1) * sleep, UINT_MAX));
+	if (!scan.in_pass && passed < pause)
+		rest = max(rest, pause - passed);
+	return rest;
 }
 
 static void scan_turn(unsigned int pages)
 {
 	u64 budget = (u64)pages * KSM_COST_HASHED;
 
+	scoped_guard(mutex, &ksm_control) {
+		if (READ_ONCE(scan.news)) {
+			WRITE_ONCE(scan.news, false);
+			scan.hurried = KSM_NEWS_PASSES + 1;
+			scan.for_growth = false;
+		} else {
+			look_for_growth();
+		}
+		scan.considered = 0;
+	}
 	while (budget && scan_one(&budget) && !freezing(current))
 		cond_resched();
+	scoped_guard(mutex, &ksm_control)
+		scan.rest = rest_after(pages);
 }
 
 static bool scan_should_wake(void)
@@ -307,11 +420,15 @@ static void scan_sleep(void)
 		scan_idle();
 		return;
 	}
-	if (ksm_scan_sleep_millisecs())
-		wait_event_freezable_timeout(scan.wait, atomic_read(&scan.calls) != calls,
-					     msecs_to_jiffies(ksm_scan_sleep_millisecs()));
-	else
+	if (!ksm_scan_sleep_millisecs()) {
 		cond_resched();
+		return;
+	}
+	wait_event_freezable_timeout(scan.wait, atomic_read(&scan.calls) != calls,
+				     msecs_to_jiffies(ksm_scan_sleep_millisecs()));
+	if (scan.rest && atomic_read(&scan.calls) == calls)
+		wait_event_freezable_timeout(scan.wait, atomic_read(&scan.calls) != calls ||
+					     READ_ONCE(scan.news), scan.rest);
 }
 
 static int ksmd(void *unused)

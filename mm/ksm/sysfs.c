@@ -51,6 +51,8 @@ static ssize_t run_store(struct kobject *kobj, struct kobj_attribute *attr, cons
 			if (err)
 				WRITE_ONCE(ksm_run, KSM_RUN_STOP);
 		}
+		if (value == KSM_RUN_MERGE)
+			ksm_scan_hurry();
 		/* Before ksmd can have seen it, or it would look once more. */
 		ksm_scan_kick();
 	}

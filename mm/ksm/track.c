@@ -209,6 +209,8 @@ static struct ksm_block *remake_block(struct ksm_track *track, unsigned long add
 		ksm_block_heads(block)[to] = head;
 	}
 	block->used = old->used;
+	block->level = old->level;
+	block->since = old->since;
 	free_block(track, old);
 	return block;
 }

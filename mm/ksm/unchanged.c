@@ -6,6 +6,7 @@
  * their accessed bits tell that a page is as it was at the last visit; see
  * change.c for what they are worth. All here is called under a page table lock.
  */
+#include <linux/jiffies.h>
 #include <linux/ksm.h>
 #include <linux/pgtable.h>
 
@@ -168,6 +169,31 @@ bool ksm_pass_over(struct ksm_batch *batch, unsigned long addr, unsigned long pf
 	return true;
 }
 
+/**
+ * ksm_left_alone - pass over a page that was found changed, if it is too early to look again
+ * @batch: where the walk is
+ * @addr: of the page
+ * @pfn: mapped there, whether its entry is dirty or not
+ *
+ * Return: whether it was passed over.
+ */
+bool ksm_left_alone(struct ksm_batch *batch, unsigned long addr, unsigned long pfn)
+{
+	struct ksm_record rec;
+	unsigned long wait;
+
+	if (!batch->unit || !batch->dirty_bit || !ksm_block_find(batch->block, addr, &rec) ||
+	    ksm_record_state(rec) != KSM_CLEANED || !ksm_record_has_tag(rec, pfn))
+		return false;
+	wait = ksm_backoff_wait(batch->unit, ksm_record_level(rec));
+	if (time_after_eq(batch->now, (unsigned long)ksm_record_word(rec).since + wait))
+		return false;
+	batch->considered++;
+	batch->skipped++;
+	batch->work += KSM_COST_UNCHANGED;
+	return true;
+}
+
 /* Pages that nothing but their entries has to be asked about, from the first record on. */
 struct resting {
 	const u32 *heads;
@@ -196,7 +222,7 @@ static bool is_resting(const struct resting *resting, unsigned int nr, unsigned 
 {
 	u32 head = resting->heads[nr];
 
-	return (head & ~KSM_STATE_MASK) == ksm_pfn_tag(pfn) &&
+	return (head & KSM_TAG_MASK) == ksm_pfn_tag(pfn) &&
 	       resting->states >> (head & KSM_STATE_MASK) & 1;
 }
 
