@@ -169,6 +169,11 @@ long meminfo_kib(const char *name)
 	return sum_lines("/proc/meminfo", name);
 }
 
+long vmstat(const char *name)
+{
+	return sum_lines("/proc/vmstat", name);
+}
+
 static long free_kib(void)
 {
 	return meminfo_kib("MemFree:") + 4 * sum_lines("/proc/zoneinfo", "count:");

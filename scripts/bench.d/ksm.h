@@ -37,6 +37,9 @@ void run_on(int cpu);
 /* A line of /proc/meminfo in KiB. */
 long meminfo_kib(const char *name);
 
+/* A line of /proc/vmstat. */
+long vmstat(const char *name);
+
 /* Free pages in KiB, those in per-CPU lists too; waits until it stays the same. */
 long settled_free_kib(void);
 

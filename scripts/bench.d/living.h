@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Memory that changes while it is merged: who holds it, and what it costs. */
+#ifndef BENCH_LIVING_H
+#define BENCH_LIVING_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define MIB_PAGES	256UL
+#define HUGE_PAGES	512UL
+#define MAX_PARTS	2
+#define MAX_HOLDERS	64
+
+/**
+ * enum contents - what is in a part
+ * @TWINS: equal in all processes
+ * @UNIQUE: no two pages are equal
+ * @HALF: every second page is unique
+ */
+enum contents { TWINS, UNIQUE, HALF };
+
+/**
+ * enum change - how a part is written to
+ * @STILL: not at all
+ * @REFILL: one page in @one_in gets new contents, always the same ones
+ * @STAMP: the same, but only a word of each changes
+ * @HOT: likewise, with a word that differs in each process
+ * @RANDOM: pages get new contents at random, on average every @one_in seconds
+ * @COLLECT: the pages of one half move to the other, in another order
+ */
+enum change { STILL, REFILL, STAMP, HOT, RANDOM, COLLECT };
+
+/**
+ * struct part - a stretch of memory that each process of a set holds
+ * @mib: its size
+ * @contents: of its pages
+ * @first: number of the first page, which decides on its contents
+ * @change: how it is written to
+ * @every_us: how often
+ * @one_in: see there
+ * @unlike: new contents differ in each process, and so do random times
+ * @huge: in huge pages
+ */
+struct part {
+	unsigned int mib;
+	enum contents contents;
+	unsigned long first;
+	enum change change;
+	unsigned int every_us;
+	unsigned int one_in;
+	bool unlike;
+	bool huge;
+};
+
+/**
+ * struct set - what is measured in one boot
+ * @name: as on the command line
+ * @run: does it
+ * @processes: that hold the parts
+ * @seconds: to measure, from when all is registered
+ * @pages_to_scan: 0: the default
+ * @sleep_millisecs: 0: the default
+ * @parts: what each process holds
+ */
+struct set {
+	const char *name;
+	void (*run)(const struct set *set);
+	unsigned int processes;
+	unsigned int seconds;
+	unsigned int pages_to_scan;
+	unsigned int sleep_millisecs;
+	struct part parts[MAX_PARTS];
+};
+
+/**
+ * enum order - what a holder is told to do
+ * @REGISTER: make its memory mergeable
+ * @LIVE: write to it from now on, and take no more orders
+ * @UNMERGE: undo the first
+ * @MOVE: mremap() its parts to other addresses
+ * @PAGE_OUT: have its memory reclaimed
+ * @TOUCH: read a word of each page
+ */
+enum order { REGISTER, LIVE, UNMERGE, MOVE, PAGE_OUT, TOUCH };
+
+/**
+ * struct holder - a process with memory
+ * @pid: of it
+ * @orders: pipe to it
+ * @answers: pipe from it
+ */
+struct holder {
+	pid_t pid;
+	int orders;
+	int answers;
+};
+
+/**
+ * struct writes - how long a holder's writes to its memory took, each time
+ * @count: how often
+ * @sum_ns: together
+ * @max_ns: the longest
+ */
+struct writes {
+	uint64_t count;
+	uint64_t sum_ns;
+	uint64_t max_ns;
+};
+
+/* ---- living-memory.c ---- */
+
+/* Shared by all holders, one for each. */
+extern struct writes *writes;
+
+void memory_init(void);
+unsigned long part_pages(const struct part *part);
+/* Starts process number @who, and waits until its memory is filled. */
+struct holder holder_start(const struct part *parts, unsigned int who);
+/* The nanoseconds that it took; LIVE is not waited for. */
+uint64_t holder_do(const struct holder *holder, enum order order);
+/* The same, for all that end it. */
+uint64_t holder_kill(const struct holder *holder);
+
+/* ---- living-figures.c ---- */
+
+void print_figure(const char *name, double value);
+/* Looks at KSM for @seconds from @from on; @can: how many pages could be merged. */
+void measure(uint64_t from, double seconds, double can);
+void print_writes(unsigned int holders);
+
+/* ---- living-moments.c ---- */
+
+void run_late_twin(const struct set *set);
+void run_exit(const struct set *set);
+
+/* ---- living.c ---- */
+
+void set_speed(unsigned int pages_to_scan, unsigned int sleep_millisecs);
+/* Lets ksmd run flat out for @passes passes, then at the set's speed again. */
+void settle(const struct set *set, unsigned int passes);
+
+#endif
