@@ -43,6 +43,7 @@ static struct ksm_item *add_item(struct ksm_batch *batch, unsigned long addr, st
 		.found = found,
 		.dirty_bit = batch->dirty_bit,
 		.refresh = ksm_refresh_due(batch, addr),
+		.again = batch->again == addr,
 	};
 	return item;
 }

@@ -31,34 +31,55 @@ bool ksm_refresh_due(const struct ksm_batch *batch, unsigned long addr)
 	return !pages_before_refresh(batch, addr);
 }
 
+/*
+ * While a filter is being filled: whether a page with the key of a settled one was met
+ * before it in this pass. They may be equal, and neither know of the other.
+ */
+static bool is_again(struct ksm_batch *batch, unsigned long addr, u64 key)
+{
+	if (!ksm_sight_renew(key))
+		return false;
+	batch->again = addr;
+	return true;
+}
+
+/* Whether a candidate is to wait on. If its key was met before, that other page is wanted. */
+static bool waits_on(struct ksm_batch *batch, struct ksm_record rec)
+{
+	const struct ksm_candidate *candidate = ksm_record_word(rec).candidate;
+	u64 key = candidate->node.key;
+
+	if (ksm_sight_wanted(key))
+		return false;
+	if (ksm_sight_renew(key))
+		ksm_sight_want(key);
+	else if (ksm_candidate_waited(candidate, batch->pass))
+		ksm_unstable_settle(batch->kmm, rec);
+	return true;
+}
+
+/* Whether a page that came with a clean entry may have been given the frame again. */
+static bool is_noted(unsigned long pfn)
+{
+	return ksm_any_frame_noted() && ksm_frame_noted(ksm_noted_maps(), pfn);
+}
+
 /* Whether there is nothing to do for a page that has not changed. */
-static bool may_rest(const struct ksm_batch *batch, unsigned long addr, struct ksm_record rec,
+static bool may_rest(struct ksm_batch *batch, unsigned long addr, struct ksm_record rec,
 		     unsigned long pfn)
 {
-	union ksm_word word = ksm_record_word(rec);
 	enum ksm_state state = ksm_record_state(rec);
-	u64 key;
+	u64 key = ksm_record_word(rec).key;
 
-	if (ksm_refresh_due(batch, addr))
+	if (ksm_refresh_due(batch, addr) || batch->again == addr)
 		return false;
-	/* A page that came with a clean entry may have been given the frame again. */
 	if (state == KSM_MERGED)
-		return folio_test_ksm(pfn_folio(pfn));
-	if (!batch->dirty_bit || (batch->noted && ksm_frame_noted(pfn)))
+		return !is_noted(pfn) || folio_test_ksm(pfn_folio(pfn));
+	if (!batch->dirty_bit || is_noted(pfn))
 		return false;
 	if (state == KSM_SETTLED)
-		key = word.key;
-	else if (state == KSM_CANDIDATE)
-		key = word.candidate->node.key;
-	else
-		return false;
-	if (batch->wanting && ksm_sight_wanted(key))
-		return false;
-	if (state == KSM_CANDIDATE && ksm_candidate_waited(word.candidate, batch->pass))
-		ksm_unstable_settle(batch->kmm, rec);
-	if (batch->renewing)
-		ksm_sight_renew(key);
-	return true;
+		return !ksm_sight_wanted(key) && !is_again(batch, addr, key);
+	return state == KSM_CANDIDATE && waits_on(batch, rec);
 }
 
 /**
@@ -171,6 +192,7 @@ bool ksm_pass_over(struct ksm_batch *batch, unsigned long addr, unsigned long pf
 /* Pages that nothing but their entries has to be asked about, from the first record on. */
 struct resting {
 	const u32 *heads;
+	const union ksm_word *words;
 	unsigned int most;	/* as far as a block of records goes */
 	u32 states;		/* bits of enum ksm_state that rest now */
 };
@@ -181,15 +203,21 @@ static struct resting look_at_block(const struct ksm_batch *batch, unsigned long
 	unsigned int nth = (addr >> PAGE_SHIFT) & (KSM_BLOCK_PAGES - 1);
 	struct resting resting = { .states = BIT(KSM_MERGED) };
 
-	if (!batch->block || batch->block->room != KSM_BLOCK_PAGES || batch->sweeping ||
-	    batch->noted || (batch->secondary && !batch->asked))
+	if (!batch->block || batch->block->room != KSM_BLOCK_PAGES ||
+	    (batch->secondary && !batch->asked))
 		return resting;
-	if (batch->dirty_bit && !batch->wanting && !batch->renewing)
+	if (batch->dirty_bit)
 		resting.states |= BIT(KSM_SETTLED);
 	resting.heads = ksm_block_heads(batch->block) + nth;
+	resting.words = batch->block->word + nth;
 	resting.most = min3(KSM_BLOCK_PAGES - nth, (unsigned int)((end - addr) >> PAGE_SHIFT),
 			    pages_before_refresh(batch, addr));
 	return resting;
+}
+
+static enum ksm_state state_of(const struct resting *resting, unsigned int nr)
+{
+	return resting->heads[nr] & KSM_STATE_MASK;
 }
 
 static bool is_resting(const struct resting *resting, unsigned int nr, unsigned long pfn)
@@ -198,6 +226,87 @@ static bool is_resting(const struct resting *resting, unsigned int nr, unsigned 
 
 	return (head & ~KSM_STATE_MASK) == ksm_pfn_tag(pfn) &&
 	       resting->states >> (head & KSM_STATE_MASK) & 1;
+}
+
+/* Where a run begins; there is no PTE in a huge page. */
+struct run {
+	unsigned long addr;
+	unsigned long pfn;
+	pte_t *ptep;
+};
+
+/* Of so many pages: those before the first that may be a new one. */
+static unsigned int before_noted(const struct resting *resting, const struct run *run,
+				 unsigned int most)
+{
+	const struct ksm_noted_maps *maps = ksm_noted_maps();
+	unsigned int nr;
+
+	for (nr = 0; nr < most; nr++) {
+		unsigned long pfn = run->ptep ? pte_pfn(ptep_get(run->ptep + nr)) : run->pfn + nr;
+
+		if (ksm_frame_noted(maps, pfn) &&
+		    (state_of(resting, nr) == KSM_SETTLED || !folio_test_ksm(pfn_folio(pfn))))
+			break;
+	}
+	return nr;
+}
+
+/* Those before the first settled one whose key is wanted. */
+static unsigned int before_wanted(const struct resting *resting, unsigned int most)
+{
+	unsigned int nr;
+
+	for (nr = 0; nr < most; nr++)
+		if (state_of(resting, nr) == KSM_SETTLED &&
+		    ksm_sight_wanted(resting->words[nr].key))
+			break;
+	return nr;
+}
+
+/* Those before the first settled one whose key another has, too. */
+static unsigned int before_again(struct ksm_batch *batch, const struct resting *resting,
+				 unsigned long addr, unsigned int most)
+{
+	unsigned int nr;
+
+	for (nr = 0; nr < most; nr++)
+		if (state_of(resting, nr) == KSM_SETTLED &&
+		    is_again(batch, addr + nr * PAGE_SIZE, resting->words[nr].key))
+			break;
+	return nr;
+}
+
+/* Most passes do nothing of this. Only pages that it concerns leave the run. */
+static unsigned int end_early(struct ksm_batch *batch, const struct resting *resting,
+			      const struct run *run, unsigned int nr)
+{
+	if (ksm_any_frame_noted())
+		nr = before_noted(resting, run, nr);
+	if (batch->wanting)
+		nr = before_wanted(resting, nr);
+	if (batch->renewing)
+		nr = before_again(batch, resting, run->addr, nr);
+	return nr;
+}
+
+/* In a sweep: records that are not of settled pages, or of some that nobody wants. */
+static unsigned int sweep_over(struct ksm_batch *batch, unsigned long addr, unsigned long end)
+{
+	unsigned int nth = (addr >> PAGE_SHIFT) & (KSM_BLOCK_PAGES - 1), nr;
+	struct ksm_block *block = batch->block;
+	struct resting resting;
+
+	nr = min(KSM_BLOCK_PAGES - nth, (unsigned int)((end - addr) >> PAGE_SHIFT));
+	if (block && block->room != KSM_BLOCK_PAGES)
+		return 0;
+	if (block) {
+		resting.heads = ksm_block_heads(block) + nth;
+		resting.words = block->word + nth;
+		nr = before_wanted(&resting, nr);
+	}
+	batch->work += nr * KSM_COST_UNCHANGED;
+	return nr;
 }
 
 static void note_passed_over(struct ksm_batch *batch, unsigned int nr)
@@ -215,7 +324,7 @@ static void note_passed_over(struct ksm_batch *batch, unsigned int nr)
  * @end: where the walk ends
  *
  * This is what there is most of, in few instructions. What is behind them may have
- * to be passed over, too. Without notes a frame is that of the merged folio still;
+ * to be passed over, too. A frame that is not noted is that of the merged folio still;
  * should mremap() have brought another one, refresh will tell.
  *
  * Return: how many were passed over.
@@ -223,9 +332,12 @@ static void note_passed_over(struct ksm_batch *batch, unsigned int nr)
 unsigned int ksm_pass_over_run(struct ksm_batch *batch, unsigned long addr, pte_t *ptep,
 			       unsigned long end)
 {
-	struct resting resting = look_at_block(batch, addr, end);
+	struct resting resting;
 	unsigned int nr;
 
+	if (batch->sweeping)
+		return sweep_over(batch, addr, end);
+	resting = look_at_block(batch, addr, end);
 	for (nr = 0; nr < resting.most; nr++) {
 		pte_t pte = ptep_get(ptep + nr);
 
@@ -233,6 +345,7 @@ unsigned int ksm_pass_over_run(struct ksm_batch *batch, unsigned long addr, pte_
 		    pte_dirty(pte))
 			break;
 	}
+	nr = end_early(batch, &resting, &(struct run){ .addr = addr, .ptep = ptep }, nr);
 	note_passed_over(batch, nr);
 	return nr;
 }
@@ -249,11 +362,15 @@ unsigned int ksm_pass_over_run(struct ksm_batch *batch, unsigned long addr, pte_
 unsigned int ksm_pass_over_run_huge(struct ksm_batch *batch, unsigned long addr,
 				    unsigned long pfn, unsigned long end)
 {
-	struct resting resting = look_at_block(batch, addr, end);
+	struct resting resting;
 	unsigned int nr;
 
+	if (batch->sweeping)
+		return sweep_over(batch, addr, end);
+	resting = look_at_block(batch, addr, end);
 	for (nr = 0; nr < resting.most && is_resting(&resting, nr, pfn + nr); nr++)
 		;
+	nr = end_early(batch, &resting, &(struct run){ .addr = addr, .pfn = pfn }, nr);
 	note_passed_over(batch, nr);
 	return nr;
 }
