@@ -114,6 +114,7 @@ struct ksm_forest {
 	unsigned int bits;
 };
 
+unsigned int ksm_forest_bits(unsigned long pages);
 int ksm_forest_alloc(struct ksm_forest *forest);
 void ksm_forest_plant(struct ksm_forest *forest, struct ksm_root *roots, unsigned int bits);
 unsigned long ksm_forest_trees(const struct ksm_forest *forest);
