@@ -105,15 +105,15 @@ static void noted_alloc(void)
 		return;
 	maps->mask = nr - 1;
 	for (i = 0; i < ARRAY_SIZE(maps->frames); i++) {
-		maps->frames[i] = kvmalloc(BITS_TO_LONGS(nr) * sizeof(long), gfp);
-		maps->chunks[i] = kvmalloc(BITS_TO_LONGS(nr >> KSM_NOTED_SHIFT) * sizeof(long), gfp);
+		maps->frames[i] = kvmalloc(bitmap_size(nr), gfp);
+		maps->chunks[i] = kvmalloc(bitmap_size(nr >> KSM_NOTED_SHIFT), gfp);
 		if (!maps->frames[i] || !maps->chunks[i]) {
 			noted_free(maps);
 			return;
 		}
 	}
 	/* What was noted up to now, without a bitmap, may be any frame. */
-	bitmap_fill(maps->frames[ksm_noted.now], nr);
+	memset(maps->frames[ksm_noted.now], 0xff, bitmap_size(nr));
 	bitmap_fill(maps->chunks[ksm_noted.now], nr >> KSM_NOTED_SHIFT);
 	WRITE_ONCE(ksm_noted.any[ksm_noted.now], true);
 	/* Pairs with ksm_frame_note() and ksm_noted_maps(). */
