@@ -192,7 +192,6 @@ bool ksm_pass_over(struct ksm_batch *batch, unsigned long addr, unsigned long pf
 /* Pages that nothing but their entries has to be asked about, from the first record on. */
 struct resting {
 	const u32 *heads;
-	const union ksm_word *words;
 	unsigned int most;	/* as far as a block of records goes */
 	u32 states;		/* bits of enum ksm_state that rest now */
 };
@@ -209,15 +208,9 @@ static struct resting look_at_block(const struct ksm_batch *batch, unsigned long
 	if (batch->dirty_bit)
 		resting.states |= BIT(KSM_SETTLED);
 	resting.heads = ksm_block_heads(batch->block) + nth;
-	resting.words = batch->block->word + nth;
 	resting.most = min3(KSM_BLOCK_PAGES - nth, (unsigned int)((end - addr) >> PAGE_SHIFT),
 			    pages_before_refresh(batch, addr));
 	return resting;
-}
-
-static enum ksm_state state_of(const struct resting *resting, unsigned int nr)
-{
-	return resting->heads[nr] & KSM_STATE_MASK;
 }
 
 static bool is_resting(const struct resting *resting, unsigned int nr, unsigned long pfn)
@@ -228,83 +221,90 @@ static bool is_resting(const struct resting *resting, unsigned int nr, unsigned 
 	       resting->states >> (head & KSM_STATE_MASK) & 1;
 }
 
-/* Where a run begins; there is no PTE in a huge page. */
-struct run {
-	unsigned long addr;
-	unsigned long pfn;
-	pte_t *ptep;
-};
+/* Where in its block, which is full, a page has its record. */
+static unsigned int slot_of(unsigned long addr)
+{
+	return (addr >> PAGE_SHIFT) & (KSM_BLOCK_PAGES - 1);
+}
 
-/* Of so many pages: those before the first that may be a new one. */
-static unsigned int before_noted(const struct resting *resting, const struct run *run,
+/* Of so many pages: those before the first that may be a new one. No PTE: a huge page. */
+static unsigned int before_noted(const u32 *heads, unsigned long pfn, pte_t *ptep,
 				 unsigned int most)
 {
 	const struct ksm_noted_maps *maps = ksm_noted_maps();
 	unsigned int nr;
 
 	for (nr = 0; nr < most; nr++) {
-		unsigned long pfn = run->ptep ? pte_pfn(ptep_get(run->ptep + nr)) : run->pfn + nr;
+		unsigned long frame = ptep ? pte_pfn(ptep_get(ptep + nr)) : pfn + nr;
 
-		if (ksm_frame_noted(maps, pfn) &&
-		    (state_of(resting, nr) == KSM_SETTLED || !folio_test_ksm(pfn_folio(pfn))))
+		if (ksm_frame_noted(maps, frame) &&
+		    ((heads[nr] & KSM_STATE_MASK) == KSM_SETTLED ||
+		     !folio_test_ksm(pfn_folio(frame))))
 			break;
 	}
 	return nr;
 }
 
 /* Those before the first settled one whose key is wanted. */
-static unsigned int before_wanted(const struct resting *resting, unsigned int most)
+static unsigned int before_wanted(const u32 *heads, const union ksm_word *words,
+				  unsigned int most)
 {
 	unsigned int nr;
 
 	for (nr = 0; nr < most; nr++)
-		if (state_of(resting, nr) == KSM_SETTLED &&
-		    ksm_sight_wanted(resting->words[nr].key))
+		if ((heads[nr] & KSM_STATE_MASK) == KSM_SETTLED && ksm_sight_wanted(words[nr].key))
 			break;
 	return nr;
 }
 
 /* Those before the first settled one whose key another has, too. */
-static unsigned int before_again(struct ksm_batch *batch, const struct resting *resting,
-				 unsigned long addr, unsigned int most)
+static unsigned int before_again(struct ksm_batch *batch, const u32 *heads,
+				 const union ksm_word *words, unsigned long addr,
+				 unsigned int most)
 {
 	unsigned int nr;
 
 	for (nr = 0; nr < most; nr++)
-		if (state_of(resting, nr) == KSM_SETTLED &&
-		    is_again(batch, addr + nr * PAGE_SIZE, resting->words[nr].key))
+		if ((heads[nr] & KSM_STATE_MASK) == KSM_SETTLED &&
+		    is_again(batch, addr + nr * PAGE_SIZE, words[nr].key))
 			break;
 	return nr;
 }
 
-/* Most passes do nothing of this. Only pages that it concerns leave the run. */
-static unsigned int end_early(struct ksm_batch *batch, const struct resting *resting,
-			      const struct run *run, unsigned int nr)
+/* In most passes nothing goes on that concerns pages that have not changed. */
+static bool is_calm(const struct ksm_batch *batch)
 {
+	return !batch->wanting && !batch->renewing && !ksm_any_frame_noted();
+}
+
+/* Else only pages that are concerned leave the run: those before the first one. */
+static unsigned int before_concerned(struct ksm_batch *batch, unsigned long addr,
+				     unsigned long pfn, pte_t *ptep, unsigned int nr)
+{
+	const u32 *heads = ksm_block_heads(batch->block) + slot_of(addr);
+	const union ksm_word *words = batch->block->word + slot_of(addr);
+
 	if (ksm_any_frame_noted())
-		nr = before_noted(resting, run, nr);
+		nr = before_noted(heads, pfn, ptep, nr);
 	if (batch->wanting)
-		nr = before_wanted(resting, nr);
+		nr = before_wanted(heads, words, nr);
 	if (batch->renewing)
-		nr = before_again(batch, resting, run->addr, nr);
+		nr = before_again(batch, heads, words, addr, nr);
 	return nr;
 }
 
 /* In a sweep: records that are not of settled pages, or of some that nobody wants. */
 static unsigned int sweep_over(struct ksm_batch *batch, unsigned long addr, unsigned long end)
 {
-	unsigned int nth = (addr >> PAGE_SHIFT) & (KSM_BLOCK_PAGES - 1), nr;
+	unsigned int nr = min(KSM_BLOCK_PAGES - slot_of(addr),
+			      (unsigned int)((end - addr) >> PAGE_SHIFT));
 	struct ksm_block *block = batch->block;
-	struct resting resting;
 
-	nr = min(KSM_BLOCK_PAGES - nth, (unsigned int)((end - addr) >> PAGE_SHIFT));
 	if (block && block->room != KSM_BLOCK_PAGES)
 		return 0;
-	if (block) {
-		resting.heads = ksm_block_heads(block) + nth;
-		resting.words = block->word + nth;
-		nr = before_wanted(&resting, nr);
-	}
+	if (block)
+		nr = before_wanted(ksm_block_heads(block) + slot_of(addr),
+				   block->word + slot_of(addr), nr);
 	batch->work += nr * KSM_COST_UNCHANGED;
 	return nr;
 }
@@ -345,7 +345,8 @@ unsigned int ksm_pass_over_run(struct ksm_batch *batch, unsigned long addr, pte_
 		    pte_dirty(pte))
 			break;
 	}
-	nr = end_early(batch, &resting, &(struct run){ .addr = addr, .ptep = ptep }, nr);
+	if (nr && unlikely(!is_calm(batch)))
+		nr = before_concerned(batch, addr, 0, ptep, nr);
 	note_passed_over(batch, nr);
 	return nr;
 }
@@ -370,7 +371,8 @@ unsigned int ksm_pass_over_run_huge(struct ksm_batch *batch, unsigned long addr,
 	resting = look_at_block(batch, addr, end);
 	for (nr = 0; nr < resting.most && is_resting(&resting, nr, pfn + nr); nr++)
 		;
-	nr = end_early(batch, &resting, &(struct run){ .addr = addr, .pfn = pfn }, nr);
+	if (nr && unlikely(!is_calm(batch)))
+		nr = before_concerned(batch, addr, pfn, NULL, nr);
 	note_passed_over(batch, nr);
 	return nr;
 }
