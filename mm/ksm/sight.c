@@ -328,7 +328,9 @@ void ksm_sight_reset(void)
 {
 	sightings_free(&sight.now);
 	sightings_free(&sight.next);
-	memset(&sight, 0, sizeof(sight));
+	sight.delay = 0;
+	memset(sight.nr_wanted, 0, sizeof(sight.nr_wanted));
+	memset(sight.glance, 0, sizeof(sight.glance));
 	memset(ksm_sight_glance, 0, sizeof(ksm_sight_glance));
 }
 
