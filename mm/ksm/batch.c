@@ -276,34 +276,45 @@ static void rest(struct ksm_mm *kmm, struct ksm_record rec, const struct ksm_ite
 	set_tag(rec, item);
 }
 
+/* A page that is refreshed was not asked about by the walk. In a sweep all were asked about. */
+static bool has_settled_twin(const struct ksm_batch *batch, enum ksm_state state,
+			     const struct ksm_item *item)
+{
+	if (state != KSM_SETTLED || batch->sweeping)
+		return false;
+	return item->again || ksm_sight_renew(item->key);
+}
+
 /*
  * Nobody has an equal page. One that is new is noted; if its key was seen
  * before, its twin may have settled: the page waits, and the key is wanted. Where
  * too many wait already it rests until it is refreshed. One that is settled waits, too,
- * if its twin cannot be had now; and as long as the key is wanted nobody settles.
+ * if its twin cannot be had now, or seems to be a settled one; and as long as the key is
+ * wanted nobody settles.
  */
 static void settle(struct ksm_batch *batch, const struct ksm_item *item)
 {
 	struct ksm_mm *kmm = batch->kmm;
 	struct ksm_record rec;
 	enum ksm_state state;
+	bool twin;
 	int err;
 
 	if (!ksm_track_find(&kmm->track, item->addr, &rec))
 		return;
 	state = ksm_record_state(rec);
-	if (item->missed)
+	twin = has_settled_twin(batch, state, item) || item->missed;
+	if (twin)
 		ksm_sight_want(item->key);
 	if (state == KSM_CANDIDATE && !ksm_sight_wanted(item->key) &&
 	    ksm_candidate_waited(ksm_record_word(rec).candidate, batch->pass))
 		ksm_unstable_settle(kmm, rec);
-	if ((state == KSM_SETTLED && !item->missed) || state == KSM_CANDIDATE ||
-	    state == KSM_MERGED) {
+	if ((state == KSM_SETTLED && !twin) || state == KSM_CANDIDATE || state == KSM_MERGED) {
 		/* A filter may have missed it. */
 		ksm_sight_note(item->key);
 		return;
 	}
-	if (!ksm_sight_note(item->key) && !item->missed) {
+	if (!ksm_sight_note(item->key) && !twin) {
 		rest(kmm, rec, item);
 		return;
 	}
@@ -365,7 +376,7 @@ static int find_partner(struct ksm_batch *batch, struct vm_area_struct *vma,
 /* In a pass that is not its time to be refreshed a settled page only waits. */
 static bool nothing_new(struct ksm_record rec, const struct ksm_item *item)
 {
-	return ksm_record_state(rec) == KSM_SETTLED && !item->refresh &&
+	return ksm_record_state(rec) == KSM_SETTLED && !item->refresh && !item->again &&
 	       !ksm_sight_wanted(item->key);
 }
 
@@ -384,8 +395,9 @@ static void file_page(struct ksm_batch *batch, struct ksm_item *item)
 	}
 	set_tag(rec, item);
 	if (nothing_new(rec, item)) {
-		ksm_sight_renew(item->key);
-		return;
+		item->again = ksm_sight_renew(item->key);
+		if (!item->again)
+			return;
 	}
 	vma = ksm_vma_lookup(kmm->slot.mm, item->addr);
 	if (!vma)
@@ -595,7 +607,7 @@ struct ksm_batch_result ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *km
 	batch->considered = 0;
 	batch->sweeping = sweeping;
 	batch->refresh_all = ksm_refresh_passes;
-	batch->noted = ksm_any_frame_noted();
+	batch->again = KSM_NOWHERE;
 	batch->skipped = 0;
 	batch->handed_over = 0;
 	batch->parts = 0;

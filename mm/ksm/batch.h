@@ -7,12 +7,13 @@
 
 #include "ksm.h"
 
-/* A page is hashed again in every so many passes, whatever its dirty bit says; 2^n. */
-#define KSM_REFRESH_PASSES	256
-/* Likewise where secondary MMUs have a say: they forget what the dirty bit would keep. */
+/* KSM_REFRESH_PASSES where secondary MMUs have a say: they forget what the dirty bit would keep. */
 #define KSM_REFRESH_SECONDARY	16
 /* They are asked about a whole block after so many passes without touched pages. */
 #define KSM_QUIET_PASSES	8
+
+/* No address of a page. */
+#define KSM_NOWHERE		(~0UL)
 
 /**
  * enum ksm_found - what the walk found at an address
@@ -43,6 +44,7 @@ enum ksm_found {
  * @rewritten: the merged page that was here was written to
  * @in_round: it is hashed as a part of a huge page that has changed somewhere
  * @missed: there is a partner, but its mm's locks could not be had
+ * @again: it is settled, and another page with its key seems to be so, too
  */
 struct ksm_item {
 	unsigned long addr;
@@ -56,6 +58,7 @@ struct ksm_item {
 	bool rewritten;
 	bool in_round;
 	bool missed;
+	bool again;
 };
 
 /**
@@ -89,9 +92,9 @@ struct ksm_pair {
  * @stopped: the walk ended before the mm does
  * @sweeping: only settled pages whose key is wanted are looked at
  * @refresh_all: all pages are hashed, whatever is known of them
- * @noted: some frames came to be mapped by clean entries lately
  * @wanting: some keys are wanted
  * @renewing: keys have to be noted anew
+ * @again: address of a settled page whose key was noted anew already, or KSM_NOWHERE
  * @dirty_bit: whether it tells change where the walk is
  * @secondary: secondary MMUs have to be asked, too
  * @asked: they have been, about all that is left of the block
@@ -121,9 +124,9 @@ struct ksm_batch {
 	bool stopped;
 	bool sweeping;
 	bool refresh_all;
-	bool noted;
 	bool wanting;
 	bool renewing;
+	unsigned long again;
 	bool dirty_bit;
 	bool secondary;
 	bool asked;
@@ -146,8 +149,66 @@ void ksm_hand_over_pte(struct vm_area_struct *vma, unsigned long addr, pte_t *pt
 void ksm_hand_over_pmd(struct vm_area_struct *vma, unsigned long addr, pmd_t *pmdp,
 		       struct folio *folio);
 
-bool ksm_any_frame_noted(void);
-bool ksm_frame_noted(unsigned long pfn);
+/* Frames of a chunk, as a power of two: what is cleared together. */
+#define KSM_NOTED_SHIFT		12
+
+/**
+ * struct ksm_noted_maps - a bit for each frame of memory, by the low bits of its PFN
+ * @frames: which are noted
+ * @chunks: in which chunks of frames there are any
+ * @mask: of a PFN
+ */
+struct ksm_noted_maps {
+	unsigned long *frames[2];
+	unsigned long *chunks[2];
+	unsigned long mask;
+};
+
+/**
+ * struct ksm_noted - frames that came to be mapped by clean entries in this pass or the last
+ * @maps: which; NULL before the first pass, and as long as there is no memory for them
+ * @any: whether there are any
+ * @now: which half of each pair is of the pass that is going on
+ *
+ * Set by faults, without a lock. A wrong answer costs hashing a page.
+ */
+struct ksm_noted {
+	struct ksm_noted_maps *maps;
+	bool any[2];
+	unsigned int now;
+};
+
+extern struct ksm_noted ksm_noted;
+
+/* Under a page table lock this is true for what a fault has done under it. */
+static inline bool ksm_any_frame_noted(void)
+{
+	return READ_ONCE(ksm_noted.any[0]) || READ_ONCE(ksm_noted.any[1]);
+}
+
+/* An address dependency pairs with the release in noted_alloc(). */
+static inline const struct ksm_noted_maps *ksm_noted_maps(void)
+{
+	return READ_ONCE(ksm_noted.maps);
+}
+
+bool ksm_maps_noted(const struct ksm_noted_maps *maps, unsigned long pfn);
+
+/*
+ * Whether a page that is mapped by a clean entry may be a new one in this pass or the
+ * last; if there are any. Its chunk tells of most that they are not.
+ */
+static inline bool ksm_frame_noted(const struct ksm_noted_maps *maps, unsigned long pfn)
+{
+	unsigned long chunk, word;
+
+	if (!maps)
+		return true;
+	chunk = (pfn & maps->mask) >> KSM_NOTED_SHIFT;
+	word = READ_ONCE(maps->chunks[0][BIT_WORD(chunk)]) |
+	       READ_ONCE(maps->chunks[1][BIT_WORD(chunk)]);
+	return (word >> (chunk % BITS_PER_LONG) & 1) && ksm_maps_noted(maps, pfn);
+}
 
 /* ---- unchanged: what is passed over ---- */
 

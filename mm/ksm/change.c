@@ -31,9 +31,10 @@
  * Some pages come with a clean entry, whatever was written before: from swap, and
  * copies of merged pages that are unshared. Such a page may be given the frame that
  * the place had before, as mremap() does, which unmaps first and unmerges what it
- * moves then. So the frames of those are noted.
+ * moves then. So the frames of those are noted, in a bit for each frame.
  */
 #include <linux/bitmap.h>
+#include <linux/log2.h>
 #include <linux/mmu_notifier.h>
 #include <linux/page_idle.h>
 #include <linux/pgtable.h>
@@ -41,18 +42,14 @@
 
 #include "batch.h"
 
-/* Frames are noted in so many bits, by the low bits of their PFN. */
-#define NOTED_FRAMES		(1UL << 16)
+/* Frames that can be told apart, at least. */
+#define NOTED_MIN_FRAMES	(1UL << 15)
+/* At most: kvmalloc() gives no more than 2 GiB. That is enough for 32 TiB at 4 KiB a page. */
+#define NOTED_MAX_FRAMES	(1UL << min(33, BITS_PER_LONG - 1))
 
-/*
- * Frames that came to be mapped by clean entries: since this pass began, and in the
- * one before. A wrong answer costs hashing a page. Set by faults, without a lock.
- */
-static struct {
-	DECLARE_BITMAP(frames[2], NOTED_FRAMES);
-	bool any[2];
-	unsigned int now;
-} noted;
+struct ksm_noted ksm_noted;
+
+static_assert(NOTED_MIN_FRAMES >> KSM_NOTED_SHIFT);
 
 /**
  * ksm_frame_note - a folio with contents of its own is to be mapped by clean entries
@@ -63,18 +60,76 @@ static struct {
  */
 void ksm_frame_note(struct folio *folio)
 {
-	unsigned int now = READ_ONCE(noted.now);
+	unsigned int now = READ_ONCE(ksm_noted.now);
+	/* Pairs with noted_alloc(). Without bitmaps all frames count as noted. */
+	struct ksm_noted_maps *maps = smp_load_acquire(&ksm_noted.maps);
 	unsigned long i;
 
-	for (i = 0; i < folio_nr_pages(folio); i++) {
-		unsigned long bit = (folio_pfn(folio) + i) % NOTED_FRAMES;
+	for (i = 0; maps && i < folio_nr_pages(folio); i++) {
+		unsigned long frame = (folio_pfn(folio) + i) & maps->mask;
 
 		/* Others may want to note theirs in the same cache line. */
-		if (!test_bit(bit, noted.frames[now]))
-			set_bit(bit, noted.frames[now]);
+		if (!test_bit(frame, maps->frames[now]))
+			set_bit(frame, maps->frames[now]);
+		if (!test_bit(frame >> KSM_NOTED_SHIFT, maps->chunks[now]))
+			set_bit(frame >> KSM_NOTED_SHIFT, maps->chunks[now]);
 	}
-	if (!READ_ONCE(noted.any[now]))
-		WRITE_ONCE(noted.any[now], true);
+	if (!READ_ONCE(ksm_noted.any[now]))
+		WRITE_ONCE(ksm_noted.any[now], true);
+}
+
+static void noted_free(struct ksm_noted_maps *maps)
+{
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(maps->frames); i++) {
+		kvfree(maps->frames[i]);
+		kvfree(maps->chunks[i]);
+	}
+	kfree(maps);
+}
+
+/*
+ * As the forests, the bitmaps stay for good and do not count in ksm_stat.bytes. There are
+ * no page records before the first pass, and so nothing to be noted.
+ */
+static void noted_alloc(void)
+{
+	gfp_t gfp = GFP_KERNEL | __GFP_ZERO | __GFP_NOWARN | __GFP_NORETRY;
+	unsigned long nr = clamp(roundup_pow_of_two(totalram_pages()), NOTED_MIN_FRAMES,
+				 NOTED_MAX_FRAMES);
+	struct ksm_noted_maps *maps = kmalloc(sizeof(*maps), gfp);
+	unsigned int i;
+
+	if (!maps)
+		return;
+	maps->mask = nr - 1;
+	for (i = 0; i < ARRAY_SIZE(maps->frames); i++) {
+		maps->frames[i] = kvmalloc(bitmap_size(nr), gfp);
+		maps->chunks[i] = kvmalloc(bitmap_size(nr >> KSM_NOTED_SHIFT), gfp);
+		if (!maps->frames[i] || !maps->chunks[i]) {
+			noted_free(maps);
+			return;
+		}
+	}
+	/* What was noted up to now, without a bitmap, may be any frame. */
+	memset(maps->frames[ksm_noted.now], 0xff, bitmap_size(nr));
+	bitmap_fill(maps->chunks[ksm_noted.now], nr >> KSM_NOTED_SHIFT);
+	WRITE_ONCE(ksm_noted.any[ksm_noted.now], true);
+	/* Pairs with ksm_frame_note() and ksm_noted_maps(). */
+	smp_store_release(&ksm_noted.maps, maps);
+}
+
+/* It takes as long as there are chunks that something was noted in. */
+static void noted_clear(struct ksm_noted_maps *maps, unsigned int which)
+{
+	unsigned long chunk;
+
+	for_each_set_bit(chunk, maps->chunks[which], (maps->mask + 1) >> KSM_NOTED_SHIFT) {
+		clear_bit(chunk, maps->chunks[which]);
+		bitmap_zero(maps->frames[which] + (chunk << KSM_NOTED_SHIFT) / BITS_PER_LONG,
+			    1UL << KSM_NOTED_SHIFT);
+	}
 }
 
 /**
@@ -83,40 +138,33 @@ void ksm_frame_note(struct folio *folio)
  * A fault that is held up between its look at @now and its note for a whole pass
  * notes nothing; then it is the refresh that finds the page.
  *
- * Context: ksm_control held.
+ * Context: ksm_control held; sleeps.
  */
 void ksm_frames_begin_pass(void)
 {
-	unsigned int old = !noted.now;
+	unsigned int old = !ksm_noted.now;
 
-	if (noted.any[old])
-		bitmap_zero(noted.frames[old], NOTED_FRAMES);
-	WRITE_ONCE(noted.any[old], false);
-	WRITE_ONCE(noted.now, old);
+	if (!ksm_noted.maps)
+		noted_alloc();
+	if (ksm_noted.maps && ksm_noted.any[old])
+		noted_clear(ksm_noted.maps, old);
+	WRITE_ONCE(ksm_noted.any[old], false);
+	WRITE_ONCE(ksm_noted.now, old);
 }
 
 /**
- * ksm_any_frame_noted - whether there is any of this pass or the last
+ * ksm_maps_noted - whether a frame was noted in this pass or the last
+ * @maps: ksm_noted_maps()
+ * @pfn: of the frame
  *
- * Context: any.
- * Return: true if there is.
+ * Context: page table lock held; for ksm_frame_noted().
+ * Return: true also for a frame whose PFN has the low bits of a noted one's.
  */
-bool ksm_any_frame_noted(void)
+bool ksm_maps_noted(const struct ksm_noted_maps *maps, unsigned long pfn)
 {
-	return READ_ONCE(noted.any[0]) || READ_ONCE(noted.any[1]);
-}
+	unsigned long frame = pfn & maps->mask;
 
-/**
- * ksm_frame_noted - whether a page may be a new one in this pass or the last
- * @pfn: that is mapped by a clean entry
- *
- * Context: page table lock held.
- * Return: true also for a page whose PFN has the low bits of a new one's.
- */
-bool ksm_frame_noted(unsigned long pfn)
-{
-	return test_bit(pfn % NOTED_FRAMES, noted.frames[0]) ||
-	       test_bit(pfn % NOTED_FRAMES, noted.frames[1]);
+	return test_bit(frame, maps->frames[0]) || test_bit(frame, maps->frames[1]);
 }
 
 /**

@@ -71,10 +71,22 @@ long ksm_sight_bytes(void);
 #ifdef CONFIG_KSM_DEBUG
 /* Changes with ksm_control held and nobody registered. */
 extern u64 ksm_checksum_mask;
+/* No key counts as seen before: equal pages settle one by one, and do not meet. */
+extern bool ksm_sightings_denied;
+
+static inline bool ksm_deny_sighting(void)
+{
+	return READ_ONCE(ksm_sightings_denied);
+}
 
 void ksm_check_init(struct dentry *dir);
 void ksm_check_leave(struct mm_struct *mm);
 #else
+static inline bool ksm_deny_sighting(void)
+{
+	return false;
+}
+
 static inline void ksm_check_init(struct dentry *dir)
 {
 }

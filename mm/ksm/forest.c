@@ -11,7 +11,9 @@
 #include <linux/minmax.h>
 #include <linux/mm.h>
 #include <linux/prefetch.h>
+#include <linux/sched.h>
 #include <linux/slab.h>
+#include <linux/vmalloc.h>
 
 #include "ksm.h"
 #include "work.h"
@@ -19,25 +21,49 @@
 /* One tree for this many bytes of memory, as a power of two: 512 KiB. */
 #define KSM_FOREST_SHIFT	19
 #define KSM_FOREST_MIN_BITS	4
-#define KSM_FOREST_MAX_BITS	20
+/* Enough for 64 TiB. Without lock debugging that is 2 GiB of roots. */
+#define KSM_FOREST_MAX_BITS	27
+/* Trees planted between two chances for others to run. */
+#define KSM_FOREST_PLANT	4096
 
 static DEFINE_MUTEX(forest_alloc_lock);
+
+/**
+ * ksm_forest_bits - how many trees a forest should have
+ * @pages: of memory
+ *
+ * Return: log2 of their number.
+ */
+unsigned int ksm_forest_bits(unsigned long pages)
+{
+	unsigned long trees = pages >> (KSM_FOREST_SHIFT - PAGE_SHIFT);
+
+	return clamp_t(unsigned int, order_base_2(trees + 1), KSM_FOREST_MIN_BITS,
+		       KSM_FOREST_MAX_BITS);
+}
+
+/* kvmalloc() gives no more than INT_MAX bytes. */
+static struct ksm_root *alloc_roots(unsigned int bits)
+{
+	unsigned long bytes = sizeof(struct ksm_root) << bits;
+
+	return bytes > INT_MAX ? vmalloc_huge(bytes, GFP_KERNEL) : kvmalloc(bytes, GFP_KERNEL);
+}
 
 /**
  * ksm_forest_alloc - allocate a forest in proportion to the memory size
  * @forest: to set up, if that was not done before; it stays for good
  *
  * Who never uses KSM pays nothing for it. As it stays when nobody is registered any
- * more it does not count in ksm_stat.bytes, which is zero then.
+ * more it does not count in ksm_stat.bytes, which is zero then. The first who registers
+ * waits for it.
  *
  * Context: sleeps; the mmap_lock may be held.
  * Return: 0 or -ENOMEM.
  */
 int ksm_forest_alloc(struct ksm_forest *forest)
 {
-	unsigned long trees = totalram_pages() >> (KSM_FOREST_SHIFT - PAGE_SHIFT);
-	unsigned int bits = clamp_t(unsigned int, order_base_2(trees + 1),
-				    KSM_FOREST_MIN_BITS, KSM_FOREST_MAX_BITS);
+	unsigned int bits = ksm_forest_bits(totalram_pages());
 	struct ksm_root *roots;
 
 	if (ksm_forest_trees(forest))
@@ -45,7 +71,7 @@ int ksm_forest_alloc(struct ksm_forest *forest)
 	guard(mutex)(&forest_alloc_lock);
 	if (ksm_forest_trees(forest))
 		return 0;
-	roots = kvmalloc_array(1UL << bits, sizeof(*roots), GFP_KERNEL);
+	roots = alloc_roots(bits);
 	if (!roots)
 		return -ENOMEM;
 	ksm_forest_plant(forest, roots, bits);
@@ -57,6 +83,8 @@ int ksm_forest_alloc(struct ksm_forest *forest)
  * @forest: to set up
  * @roots: 1 << @bits roots, owned by the caller
  * @bits: log2 of the number of trees, 0 to 31
+ *
+ * Context: sleeps.
  */
 void ksm_forest_plant(struct ksm_forest *forest, struct ksm_root *roots, unsigned int bits)
 {
@@ -66,6 +94,8 @@ void ksm_forest_plant(struct ksm_forest *forest, struct ksm_root *roots, unsigne
 		spin_lock_init(&roots[i].lock);
 		roots[i].tree = RB_ROOT;
 		roots[i].pruned = 0;
+		if (i % KSM_FOREST_PLANT == 0)
+			cond_resched();
 	}
 	forest->bits = bits;
 	/* Pairs with ksm_forest_trees(). */

@@ -114,6 +114,7 @@ struct ksm_forest {
 	unsigned int bits;
 };
 
+unsigned int ksm_forest_bits(unsigned long pages);
 int ksm_forest_alloc(struct ksm_forest *forest);
 void ksm_forest_plant(struct ksm_forest *forest, struct ksm_root *roots, unsigned int bits);
 unsigned long ksm_forest_trees(const struct ksm_forest *forest);
@@ -451,12 +452,40 @@ void ksm_sight_end_pass(void);
 void ksm_sight_reset(void);
 bool ksm_sight_in_use(void);
 bool ksm_sight_note(u64 key);
-void ksm_sight_renew(u64 key);
+bool ksm_sight_renew(u64 key);
 void ksm_sight_want(u64 key);
-bool ksm_sight_wanted(u64 key);
+bool ksm_sight_looks_for(u64 key);
 bool ksm_sight_wanting(void);
 bool ksm_sight_wanted_lately(void);
 bool ksm_sight_renewing(void);
+void *ksm_sight_alloc(size_t bytes);
+
+/*
+ * Keys that are wanted, once more: two bits of one word for a key. This answers for most
+ * keys, as most are not wanted, and stays in the cache. ksm_control.
+ */
+#define KSM_GLANCE_WORD_BITS	9
+#define KSM_GLANCE_WORDS	(1 << KSM_GLANCE_WORD_BITS)
+extern u64 ksm_sight_glance[KSM_GLANCE_WORDS];
+
+static inline unsigned int ksm_glance_word(u64 key)
+{
+	return key >> (64 - KSM_GLANCE_WORD_BITS);
+}
+
+static inline u64 ksm_glance_bits(u64 key)
+{
+	return BIT_ULL(key >> 49 & 63) | BIT_ULL(key >> 43 & 63);
+}
+
+/* Whether a settled page may have become interesting: true for some other keys, too. */
+static inline bool ksm_sight_wanted(u64 key)
+{
+	u64 word = ksm_sight_glance[ksm_glance_word(key)];
+
+	return (word >> (key >> 49 & 63) & word >> (key >> 43 & 63) & 1) &&
+	       ksm_sight_looks_for(key);
+}
 
 /* ---- stable: merged folios ---- */
 
@@ -578,6 +607,8 @@ static inline bool ksm_mm_regarded(const struct ksm_mm *kmm)
 	return kmm->busy < KSM_BUSY_TRIES || kmm->out_since == ksm_whole_passes;
 }
 
+/* A page is hashed again in every so many of them, whatever its dirty bit says; 2^n. */
+#define KSM_REFRESH_PASSES	256
 /* In so many of them, this one included, all pages are hashed again; ksm_control. */
 extern unsigned int ksm_refresh_passes;
 /*

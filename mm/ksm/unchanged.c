@@ -32,34 +32,55 @@ bool ksm_refresh_due(const struct ksm_batch *batch, unsigned long addr)
 	return !pages_before_refresh(batch, addr);
 }
 
+/*
+ * While a filter is being filled: whether a page with the key of a settled one was met
+ * before it in this pass. They may be equal, and neither know of the other.
+ */
+static bool is_again(struct ksm_batch *batch, unsigned long addr, u64 key)
+{
+	if (!ksm_sight_renew(key))
+		return false;
+	batch->again = addr;
+	return true;
+}
+
+/* Whether a candidate is to wait on. If its key was met before, that other page is wanted. */
+static bool waits_on(struct ksm_batch *batch, struct ksm_record rec)
+{
+	const struct ksm_candidate *candidate = ksm_record_word(rec).candidate;
+	u64 key = candidate->node.key;
+
+	if (ksm_sight_wanted(key))
+		return false;
+	if (ksm_sight_renew(key))
+		ksm_sight_want(key);
+	else if (ksm_candidate_waited(candidate, batch->pass))
+		ksm_unstable_settle(batch->kmm, rec);
+	return true;
+}
+
+/* Whether a page that came with a clean entry may have been given the frame again. */
+static bool is_noted(unsigned long pfn)
+{
+	return ksm_any_frame_noted() && ksm_frame_noted(ksm_noted_maps(), pfn);
+}
+
 /* Whether there is nothing to do for a page that has not changed. */
-static bool may_rest(const struct ksm_batch *batch, unsigned long addr, struct ksm_record rec,
+static bool may_rest(struct ksm_batch *batch, unsigned long addr, struct ksm_record rec,
 		     unsigned long pfn)
 {
-	union ksm_word word = ksm_record_word(rec);
 	enum ksm_state state = ksm_record_state(rec);
-	u64 key;
+	u64 key = ksm_record_word(rec).key;
 
-	if (ksm_refresh_due(batch, addr))
+	if (ksm_refresh_due(batch, addr) || batch->again == addr)
 		return false;
-	/* A page that came with a clean entry may have been given the frame again. */
 	if (state == KSM_MERGED)
-		return folio_test_ksm(pfn_folio(pfn));
-	if (!batch->dirty_bit || (batch->noted && ksm_frame_noted(pfn)))
+		return !is_noted(pfn) || folio_test_ksm(pfn_folio(pfn));
+	if (!batch->dirty_bit || is_noted(pfn))
 		return false;
 	if (state == KSM_SETTLED)
-		key = word.key;
-	else if (state == KSM_CANDIDATE)
-		key = word.candidate->node.key;
-	else
-		return false;
-	if (batch->wanting && ksm_sight_wanted(key))
-		return false;
-	if (state == KSM_CANDIDATE && ksm_candidate_waited(word.candidate, batch->pass))
-		ksm_unstable_settle(batch->kmm, rec);
-	if (batch->renewing)
-		ksm_sight_renew(key);
-	return true;
+		return !ksm_sight_wanted(key) && !is_again(batch, addr, key);
+	return state == KSM_CANDIDATE && waits_on(batch, rec);
 }
 
 /**
@@ -207,10 +228,10 @@ static struct resting look_at_block(const struct ksm_batch *batch, unsigned long
 	unsigned int nth = (addr >> PAGE_SHIFT) & (KSM_BLOCK_PAGES - 1);
 	struct resting resting = { .states = BIT(KSM_MERGED) };
 
-	if (!batch->block || batch->block->room != KSM_BLOCK_PAGES || batch->sweeping ||
-	    batch->noted || (batch->secondary && !batch->asked))
+	if (!batch->block || batch->block->room != KSM_BLOCK_PAGES ||
+	    (batch->secondary && !batch->asked))
 		return resting;
-	if (batch->dirty_bit && !batch->wanting && !batch->renewing)
+	if (batch->dirty_bit)
 		resting.states |= BIT(KSM_SETTLED);
 	resting.heads = ksm_block_heads(batch->block) + nth;
 	resting.most = min3(KSM_BLOCK_PAGES - nth, (unsigned int)((end - addr) >> PAGE_SHIFT),
@@ -224,6 +245,94 @@ static bool is_resting(const struct resting *resting, unsigned int nr, unsigned 
 
 	return (head & KSM_TAG_MASK) == ksm_pfn_tag(pfn) &&
 	       resting->states >> (head & KSM_STATE_MASK) & 1;
+}
+
+/* Where in its block, which is full, a page has its record. */
+static unsigned int slot_of(unsigned long addr)
+{
+	return (addr >> PAGE_SHIFT) & (KSM_BLOCK_PAGES - 1);
+}
+
+/* Of so many pages: those before the first that may be a new one. No PTE: a huge page. */
+static unsigned int before_noted(const u32 *heads, unsigned long pfn, pte_t *ptep,
+				 unsigned int most)
+{
+	const struct ksm_noted_maps *maps = ksm_noted_maps();
+	unsigned int nr;
+
+	for (nr = 0; nr < most; nr++) {
+		unsigned long frame = ptep ? pte_pfn(ptep_get(ptep + nr)) : pfn + nr;
+
+		if (ksm_frame_noted(maps, frame) &&
+		    ((heads[nr] & KSM_STATE_MASK) == KSM_SETTLED ||
+		     !folio_test_ksm(pfn_folio(frame))))
+			break;
+	}
+	return nr;
+}
+
+/* Those before the first settled one whose key is wanted. */
+static unsigned int before_wanted(const u32 *heads, const union ksm_word *words,
+				  unsigned int most)
+{
+	unsigned int nr;
+
+	for (nr = 0; nr < most; nr++)
+		if ((heads[nr] & KSM_STATE_MASK) == KSM_SETTLED && ksm_sight_wanted(words[nr].key))
+			break;
+	return nr;
+}
+
+/* Those before the first settled one whose key another has, too. */
+static unsigned int before_again(struct ksm_batch *batch, const u32 *heads,
+				 const union ksm_word *words, unsigned long addr,
+				 unsigned int most)
+{
+	unsigned int nr;
+
+	for (nr = 0; nr < most; nr++)
+		if ((heads[nr] & KSM_STATE_MASK) == KSM_SETTLED &&
+		    is_again(batch, addr + nr * PAGE_SIZE, words[nr].key))
+			break;
+	return nr;
+}
+
+/* In most passes nothing goes on that concerns pages that have not changed. */
+static bool is_calm(const struct ksm_batch *batch)
+{
+	return !batch->wanting && !batch->renewing && !ksm_any_frame_noted();
+}
+
+/* Else only pages that are concerned leave the run: those before the first one. */
+static unsigned int before_concerned(struct ksm_batch *batch, unsigned long addr,
+				     unsigned long pfn, pte_t *ptep, unsigned int nr)
+{
+	const u32 *heads = ksm_block_heads(batch->block) + slot_of(addr);
+	const union ksm_word *words = batch->block->word + slot_of(addr);
+
+	if (ksm_any_frame_noted())
+		nr = before_noted(heads, pfn, ptep, nr);
+	if (batch->wanting)
+		nr = before_wanted(heads, words, nr);
+	if (batch->renewing)
+		nr = before_again(batch, heads, words, addr, nr);
+	return nr;
+}
+
+/* In a sweep: records that are not of settled pages, or of some that nobody wants. */
+static unsigned int sweep_over(struct ksm_batch *batch, unsigned long addr, unsigned long end)
+{
+	unsigned int nr = min(KSM_BLOCK_PAGES - slot_of(addr),
+			      (unsigned int)((end - addr) >> PAGE_SHIFT));
+	struct ksm_block *block = batch->block;
+
+	if (block && block->room != KSM_BLOCK_PAGES)
+		return 0;
+	if (block)
+		nr = before_wanted(ksm_block_heads(block) + slot_of(addr),
+				   block->word + slot_of(addr), nr);
+	batch->work += nr * KSM_COST_UNCHANGED;
+	return nr;
 }
 
 static void note_passed_over(struct ksm_batch *batch, unsigned int nr)
@@ -241,7 +350,7 @@ static void note_passed_over(struct ksm_batch *batch, unsigned int nr)
  * @end: where the walk ends
  *
  * This is what there is most of, in few instructions. What is behind them may have
- * to be passed over, too. Without notes a frame is that of the merged folio still;
+ * to be passed over, too. A frame that is not noted is that of the merged folio still;
  * should mremap() have brought another one, refresh will tell.
  *
  * Return: how many were passed over.
@@ -249,9 +358,12 @@ static void note_passed_over(struct ksm_batch *batch, unsigned int nr)
 unsigned int ksm_pass_over_run(struct ksm_batch *batch, unsigned long addr, pte_t *ptep,
 			       unsigned long end)
 {
-	struct resting resting = look_at_block(batch, addr, end);
+	struct resting resting;
 	unsigned int nr;
 
+	if (batch->sweeping)
+		return sweep_over(batch, addr, end);
+	resting = look_at_block(batch, addr, end);
 	for (nr = 0; nr < resting.most; nr++) {
 		pte_t pte = ptep_get(ptep + nr);
 
@@ -259,6 +371,8 @@ unsigned int ksm_pass_over_run(struct ksm_batch *batch, unsigned long addr, pte_
 		    pte_dirty(pte))
 			break;
 	}
+	if (nr && unlikely(!is_calm(batch)))
+		nr = before_concerned(batch, addr, 0, ptep, nr);
 	note_passed_over(batch, nr);
 	return nr;
 }
@@ -275,11 +389,16 @@ unsigned int ksm_pass_over_run(struct ksm_batch *batch, unsigned long addr, pte_
 unsigned int ksm_pass_over_run_huge(struct ksm_batch *batch, unsigned long addr,
 				    unsigned long pfn, unsigned long end)
 {
-	struct resting resting = look_at_block(batch, addr, end);
+	struct resting resting;
 	unsigned int nr;
 
+	if (batch->sweeping)
+		return sweep_over(batch, addr, end);
+	resting = look_at_block(batch, addr, end);
 	for (nr = 0; nr < resting.most && is_resting(&resting, nr, pfn + nr); nr++)
 		;
+	if (nr && unlikely(!is_calm(batch)))
+		nr = before_concerned(batch, addr, pfn, NULL, nr);
 	note_passed_over(batch, nr);
 	return nr;
 }

@@ -40,6 +40,7 @@ static struct ksm_item *add_item(struct ksm_batch *batch, unsigned long addr, st
 		.dirty_bit = batch->dirty_bit,
 		.refresh = ksm_refresh_due(batch, addr),
 		.in_round = ksm_in_huge_round(batch, addr),
+		.again = batch->again == addr,
 	};
 	return item;
 }

@@ -11,6 +11,7 @@
 #include <linux/list.h>
 #include <linux/prandom.h>
 #include <linux/sched.h>
+#include <linux/sizes.h>
 #include <linux/sort.h>
 
 #include "../ksm.h"
@@ -262,6 +263,22 @@ static bool random_step(struct forest_test *ft)
 	return finds_first(ft, mk) && (mn->key || RB_EMPTY_NODE(&mn->node.rb));
 }
 
+static void trees_are_in_proportion_to_memory(struct kunit *test)
+{
+	unsigned int shift = 24;
+
+	/* 16 MiB to 32 TiB, or what there can be. */
+	for (; shift < 46 && shift - PAGE_SHIFT < BITS_PER_LONG; shift++) {
+		unsigned long pages = 1UL << (shift - PAGE_SHIFT);
+		u64 trees = 1ULL << ksm_forest_bits(pages);
+
+		KUNIT_EXPECT_GE(test, trees * SZ_512K, 1ULL << shift);
+		KUNIT_EXPECT_LE(test, trees * SZ_512K, 2ULL << shift);
+	}
+	KUNIT_EXPECT_GE(test, ksm_forest_bits(1), 1);
+	KUNIT_EXPECT_LE(test, ksm_forest_bits(ULONG_MAX), 31);
+}
+
 static const unsigned int bits_params[] = { 0, 3, MAX_BITS };
 
 static void describe_bits(const unsigned int *bits, char *desc)
@@ -475,6 +492,7 @@ static void spread_keys_use_every_tree_alike(struct kunit *test)
 }
 
 static struct kunit_case forest_cases[] = {
+	KUNIT_CASE(trees_are_in_proportion_to_memory),
 	KUNIT_CASE(top_bits_of_the_key_choose_the_tree),
 	KUNIT_CASE_PARAM(new_forest_is_empty, bits_gen_params),
 	KUNIT_CASE(emptied_forest_is_as_good_as_new),

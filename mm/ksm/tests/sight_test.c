@@ -3,6 +3,7 @@
  * KUnit tests of sightings: a key that was noted is always seen again, other
  * keys seldom are, whatever was built anew in between.
  */
+#include <kunit/static_stub.h>
 #include <kunit/test.h>
 #include <linux/cleanup.h>
 #include <linux/hash.h>
@@ -31,12 +32,14 @@ static unsigned long note_all(unsigned int series, unsigned long nr)
 	return seen;
 }
 
-static void renew_all(unsigned int series, unsigned long nr)
+/* Returns of how many another page was noted already, perhaps. */
+static unsigned long renew_all(unsigned int series, unsigned long nr)
 {
-	unsigned long i;
+	unsigned long i, had = 0;
 
 	for (i = 0; i < nr; i++)
-		ksm_sight_renew(nth_key(series, i));
+		had += ksm_sight_renew(nth_key(series, i));
+	return had;
 }
 
 static unsigned long count_wanted(unsigned int series, unsigned long nr)
@@ -87,8 +90,11 @@ static void without_a_filter(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, note_all(1, 100), 100);
 	KUNIT_EXPECT_EQ(test, count_wanted(1, 100), 0);
 	ksm_sight_want(nth_key(1, 0));
-	/* Who cannot tell says yes. */
-	KUNIT_EXPECT_EQ(test, count_wanted(1, 100), 100);
+	KUNIT_EXPECT_TRUE(test, ksm_sight_wanted(nth_key(1, 0)));
+	/* Nor is there a way to tell which are wanted but a glance. */
+	KUNIT_EXPECT_LT(test, count_wanted(1, 1000), 10);
+	ksm_sight_reset();
+	KUNIT_EXPECT_FALSE(test, ksm_sight_wanted(nth_key(1, 0)));
 }
 
 static void without_memory_all_keys_count_as_seen(struct kunit *test)
@@ -195,6 +201,132 @@ static void wanted_keys_survive_a_new_filter(struct kunit *test)
 	alone(test, wants_in_a_new_filter);
 }
 
+/* As the passes of the scanner are. */
+static void whole_pass(unsigned long records)
+{
+	ksm_sight_begin_pass(records);
+	if (ksm_sight_renewing())
+		renew_all(1, NR_KEYS);
+	ksm_sight_end_pass();
+	ksm_whole_passes++;
+}
+
+static void renews_in_time(struct kunit *test)
+{
+	unsigned int passes = 0;
+
+	one_pass(NR_KEYS);
+	note_all(1, NR_KEYS);
+	KUNIT_EXPECT_EQ(test, renew_all(1, NR_KEYS), 0);
+	for (; !ksm_sight_renewing() && passes < 2 * KSM_REFRESH_PASSES; passes++) {
+		ksm_whole_passes++;
+		ksm_sight_begin_pass(NR_KEYS);
+	}
+	KUNIT_EXPECT_EQ(test, passes, KSM_REFRESH_PASSES);
+	/* Of two pages with one key it is the second that is told. */
+	KUNIT_EXPECT_LT(test, renew_all(1, NR_KEYS), NR_KEYS * MAX_WRONG / 1000);
+	KUNIT_EXPECT_EQ(test, renew_all(1, NR_KEYS), NR_KEYS);
+	ksm_sight_end_pass();
+	KUNIT_EXPECT_EQ(test, renew_all(1, NR_KEYS), 0);
+	KUNIT_EXPECT_EQ(test, note_all(1, NR_KEYS), NR_KEYS);
+}
+
+static void a_filter_is_renewed_in_time_and_tells_of_equal_keys(struct kunit *test)
+{
+	alone(test, renews_in_time);
+}
+
+static void renews_in_two_passes(struct kunit *test)
+{
+	one_pass(NR_KEYS);
+	note_all(1, NR_KEYS);
+	ksm_sight_begin_pass(16 * NR_KEYS);
+	KUNIT_EXPECT_LT(test, renew_all(1, NR_KEYS), NR_KEYS * MAX_WRONG / 1000);
+	/* Somebody was left out. */
+	atomic_long_inc(&ksm_stat.passes);
+	KUNIT_EXPECT_EQ(test, renew_all(1, NR_KEYS), 0);
+	ksm_sight_end_pass();
+	KUNIT_EXPECT_EQ(test, note_all(1, NR_KEYS), NR_KEYS);
+}
+
+static void pages_do_not_meet_their_own_notes(struct kunit *test)
+{
+	alone(test, renews_in_two_passes);
+	atomic_long_dec(&ksm_stat.passes);
+}
+
+/* Memory that filters may take, and how often it was asked for in vain. */
+static struct {
+	long left;
+	unsigned int refused;
+} room;
+
+static void *alloc_from_room(size_t bytes)
+{
+	if (room.left < (long)bytes) {
+		room.refused++;
+		return NULL;
+	}
+	room.left -= bytes;
+	return kvzalloc(bytes, GFP_KERNEL);
+}
+
+/* Of several chunks: a key is found in each of them, and is in no other. */
+static void spans_chunks(struct kunit *test)
+{
+	const unsigned long nr = 32 * NR_KEYS;
+
+	one_pass(nr);
+	KUNIT_EXPECT_LT(test, note_all(1, nr), nr * MAX_WRONG / 1000);
+	KUNIT_EXPECT_EQ(test, note_all(1, nr), nr);
+	KUNIT_EXPECT_LT(test, note_all(2, NR_KEYS), NR_KEYS * 2 * MAX_WRONG / 1000);
+}
+
+static void a_filter_of_many_chunks_is_one_filter(struct kunit *test)
+{
+	alone(test, spans_chunks);
+}
+
+/* Many times more pages than there is memory for. */
+static void short_of_memory(struct kunit *test)
+{
+	const unsigned int passes = 2 * KSM_REFRESH_PASSES;
+	unsigned int i, filled = 0;
+
+	room.left = LONG_MAX;
+	one_pass(NR_KEYS);
+	note_all(1, NR_KEYS);
+	room.left = 3 * NR_KEYS;
+	for (i = 0; i < passes; i++) {
+		long left = room.left;
+
+		ksm_sight_begin_pass(1024 * NR_KEYS);
+		filled += ksm_sight_renewing();
+		renew_all(1, ksm_sight_renewing() ? NR_KEYS : 0);
+		ksm_sight_end_pass();
+		ksm_whole_passes++;
+		/* What was given back is there again. */
+		room.left = left;
+	}
+	/* After 2, 4, 8 passes and so on, and each time for each size. */
+	KUNIT_EXPECT_GT(test, filled, 0);
+	KUNIT_EXPECT_LE(test, filled, 10);
+	KUNIT_EXPECT_LE(test, room.refused, 10 * 12);
+	KUNIT_EXPECT_EQ(test, note_all(1, NR_KEYS), NR_KEYS);
+	room.left = LONG_MAX;
+	for (i = 0; i < KSM_REFRESH_PASSES; i++)
+		whole_pass(64 * NR_KEYS);
+	KUNIT_EXPECT_LT(test, note_all(2, 32 * NR_KEYS), 32 * NR_KEYS * 2 * MAX_WRONG / 1000);
+}
+
+static void without_memory_for_a_larger_one_a_filter_is_rarely_renewed(struct kunit *test)
+{
+	room.refused = 0;
+	kunit_activate_static_stub(test, ksm_sight_alloc, alloc_from_room);
+	alone(test, short_of_memory);
+	kunit_deactivate_static_stub(test, ksm_sight_alloc);
+}
+
 static struct kunit_case sight_cases[] = {
 	KUNIT_CASE(noted_keys_are_always_seen_again),
 	KUNIT_CASE(without_memory_all_keys_count_as_seen),
@@ -203,6 +335,10 @@ static struct kunit_case sight_cases[] = {
 	KUNIT_CASE(shrinks_with_what_is_registered),
 	KUNIT_CASE(keys_are_wanted_until_the_end_of_the_next_pass),
 	KUNIT_CASE(wanted_keys_survive_a_new_filter),
+	KUNIT_CASE(a_filter_is_renewed_in_time_and_tells_of_equal_keys),
+	KUNIT_CASE(pages_do_not_meet_their_own_notes),
+	KUNIT_CASE(a_filter_of_many_chunks_is_one_filter),
+	KUNIT_CASE(without_memory_for_a_larger_one_a_filter_is_rarely_renewed),
 	{}
 };
 

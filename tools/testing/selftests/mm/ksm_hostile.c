@@ -500,6 +500,7 @@ TEST_F(nobody, finds_nothing_of_the_engine_elsewhere)
 	EXPECT_EQ(-EACCES, try_to_open(COUNTS, O_RDONLY));
 	EXPECT_EQ(-EACCES, try_to_open(DEBUGFS "/ksm/check", O_WRONLY));
 	EXPECT_EQ(-EACCES, try_to_open(DEBUGFS "/ksm/checksum_mask", O_RDWR));
+	EXPECT_EQ(-EACCES, try_to_open(DEBUGFS "/ksm/deny_sightings", O_RDWR));
 	EXPECT_EQ(-EACCES, try_to_open(TRACEFS "/trace", O_RDONLY));
 	EXPECT_EQ(-EACCES, try_to_open(TRACEFS "/events/ksm/enable", O_RDWR));
 	EXPECT_EQ(-EACCES, try_to_open(TRACEFS "/events/ksm/ksm_enter/format", O_RDONLY));

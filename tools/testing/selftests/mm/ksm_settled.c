@@ -9,9 +9,13 @@
 #include "kselftest_harness.h"
 #include <errno.h>
 #include <sys/mman.h>
+#include <unistd.h>
 #include "ksm_settled.h"
 #include "ksm_util.h"
 #include "ksm_ways.h"
+
+/* Lets no checksum count as seen before: equal pages settle, each for itself. */
+#define DENY	"/sys/kernel/debug/ksm/deny_sightings"
 
 FIXTURE(settled)
 {
@@ -35,6 +39,8 @@ FIXTURE_SETUP(settled)
 
 FIXTURE_TEARDOWN_PARENT(settled)
 {
+	if (!access(DENY, W_OK))
+		EXPECT_EQ(0, ksm_write_text(DENY, "N"));
 	EXPECT_TRUE(ksm_end(&self->ksm));
 }
 
@@ -84,6 +90,34 @@ TEST_F(settled, page_that_a_child_changes_merges_in_the_child)
 	EXPECT_EQ(settled_nr_changed(settled), settled_with_twin(settled));
 	EXPECT_EQ(-1, settled_wrong(&child, true));
 	EXPECT_EQ(-1, settled_wrong(settled, true));
+}
+
+/*
+ * ksmd keeps no list of settled pages, and may miss that two of them are equal. It is to
+ * find out when their checksums are noted anew, in every so many passes.
+ */
+TEST_F(settled, pages_that_missed_each_other_merge_within_a_refresh)
+{
+	struct settled *settled = &self->settled;
+	char *map;
+
+	if (access(DENY, W_OK))
+		SKIP(return, "this kernel makes no pages miss (CONFIG_KSM_DEBUG, " DENY ")");
+	ASSERT_EQ(0, ksm_write_text(DENY, "Y"));
+	map = ksm_map_registered(PAGES);
+	ASSERT_NE(NULL, map);
+	ksm_fill(map, PAGES, SEED, 1);
+	ASSERT_TRUE(ksm_pass_by(SETTLED_PASSES));
+	ASSERT_EQ(0, ksm_write_text(DENY, "N"));
+	ASSERT_EQ(0, settled_merged(settled));
+	ASSERT_EQ(3 * PAGES, ksm_get("pages_unshared"));
+	ASSERT_TRUE(ksm_pass_by(KSM_REFRESH_PASSES));
+	EXPECT_EQ(PAGES, settled_merged(settled));
+	EXPECT_EQ(PAGES, ksm_count_merged(getpid(), map, PAGES));
+	EXPECT_EQ(0, ksm_count_merged(getpid(), settled->twin, PAGES));
+	EXPECT_EQ(PAGES, ksm_get("pages_sharing"));
+	EXPECT_EQ(-1, ksm_first_wrong(map, PAGES, SEED, 1));
+	EXPECT_EQ(-1, settled_wrong(settled, false));
 }
 
 /* ---- nobody writes to settled pages, but a new one comes that is equal ---- */
