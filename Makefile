@@ -22,7 +22,7 @@ help:
 	@echo 'make mutants      put bugs in, one by one, and see whether the tests find them'
 	@echo 'make series       build/series/*.patch, as one would send them; check-series tests them'
 	@echo 'make deb          Debian packages of a kernel with this KSM (CONFIG=/boot/config-...)'
-	@echo 'make bench        measure it against the base, 20 minutes; a quiet machine is best'
+	@echo 'make bench        measure it against the base, 35 minutes; a quiet machine is best'
 	@echo 'make kernel       build/x86_64/bzImage, Linux with this KSM for QEMU'
 	@echo 'make uml          build/uml/linux, the same as a User-Mode Linux program'
 	@echo 'make base-kernel  build/base-x86_64/bzImage, the untouched base, same configuration'

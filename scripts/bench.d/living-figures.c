@@ -75,14 +75,14 @@ struct mark {
 static void look_at_marks(struct mark *marks, uint64_t from, const struct stand *now, double can)
 {
 	for (struct mark *m = marks; m->name; m++) {
-		if (!can || m->reached || now->merged < m->share * can)
+		if (m->reached || now->merged < m->share * can)
 			continue;
 		m->reached = true;
 		print_figure(m->name, (now->ns - from) / 1e9);
 	}
 }
 
-void measure(uint64_t from, double seconds, double can)
+void measure(uint64_t from, double seconds, double can, bool fresh)
 {
 	struct mark marks[] = { { .name = "half_s", .share = 0.5 },
 				{ .name = "most_s", .share = 0.95 }, { } };
@@ -97,7 +97,8 @@ void measure(uint64_t from, double seconds, double can)
 		now = ksm_stand();
 		area += (now.ns - last.ns) * (now.merged + last.merged) / 2.0;
 		last = now;
-		look_at_marks(marks, from, &now, can);
+		if (fresh && can)
+			look_at_marks(marks, from, &now, can);
 		if (!late && now.ns - from >= seconds * 1e9 / 2) {
 			middle = look(&now, area);
 			late = true;
@@ -110,18 +111,18 @@ void measure(uint64_t from, double seconds, double can)
 	print_stretch("late_", &middle, &end, can);
 }
 
-void print_writes(unsigned int holders)
+void print_turns(const char *what, const struct turns *turns, unsigned int holders)
 {
-	struct writes sum = { };
+	struct turns sum = { };
 
 	for (unsigned int i = 0; i < holders; i++) {
-		sum.count += writes[i].count;
-		sum.sum_ns += writes[i].sum_ns;
-		if (writes[i].max_ns > sum.max_ns)
-			sum.max_ns = writes[i].max_ns;
+		sum.count += turns[i].count;
+		sum.sum_ns += turns[i].sum_ns;
+		if (turns[i].max_ns > sum.max_ns)
+			sum.max_ns = turns[i].max_ns;
 	}
 	if (!sum.count)
 		return;
-	print_figure("write_mean_us", sum.sum_ns / 1e3 / sum.count);
-	print_figure("write_max_us", sum.max_ns / 1e3);
+	print_named(what, "_mean_us", sum.sum_ns / 1e3 / sum.count);
+	print_named(what, "_max_us", sum.max_ns / 1e3);
 }

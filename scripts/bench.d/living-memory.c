@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include <err.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -19,7 +20,7 @@
 /* Between the turns of two processes, so that none waits for another one. */
 #define STAGGER_NS	5000000ULL
 
-struct writes *writes;
+struct turns *turns;
 
 /* ---- contents ---- */
 
@@ -68,9 +69,32 @@ static uint64_t *map_aligned(const struct part *part)
 	if (map == MAP_FAILED)
 		err(1, "mmap");
 	map += -(uintptr_t)map % HUGE_BYTES;
-	if (madvise(map, len, part->huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE))
-		err(1, "madvise: huge pages");
+	if (madvise(map, len, part->folio_kib ? MADV_HUGEPAGE : MADV_NOHUGEPAGE))
+		err(1, "madvise: folios");
 	return (uint64_t *)map;
+}
+
+static long read_file(const char *path)
+{
+	FILE *file = fopen(path, "r");
+	long number;
+
+	if (!file || fscanf(file, "%ld", &number) != 1)
+		err(1, "%s", path);
+	fclose(file);
+	return number;
+}
+
+/* Each of the processes up to @who has such a part. */
+static void must_be_large(const struct part *part, unsigned int who)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path),
+		 "/sys/kernel/mm/transparent_hugepage/hugepages-%ukB/stats/anon_fault_alloc",
+		 part->folio_kib);
+	if (read_file(path) * part->folio_kib < (part->mib << 10) * (who + 1))
+		errx(1, "not all is in folios of %u KiB", part->folio_kib);
 }
 
 static uint64_t *make_part(const struct part *part, unsigned int who)
@@ -83,8 +107,8 @@ static uint64_t *make_part(const struct part *part, unsigned int who)
 		pages /= 2;
 	for (unsigned long i = 0; i < pages; i++)
 		fill(map + i * WORDS, seed_of(part, i, who, 0));
-	if (part->huge && meminfo_kib("AnonHugePages:") < (part->mib << 10) * (who + 1))
-		errx(1, "there are no huge pages");
+	if (part->folio_kib)
+		must_be_large(part, who);
 	return map;
 }
 
@@ -129,6 +153,34 @@ static void collect(const struct part *part, uint64_t *map, unsigned int turn)
 		err(1, "MADV_DONTNEED");
 }
 
+static void fork_child(const struct part *part, uint64_t *map, unsigned int turn)
+{
+	pid_t pid = fork();
+
+	if (pid < 0)
+		err(1, "fork");
+	if (!pid) {
+		stamp(part, map, mix(turn));
+		_exit(0);
+	}
+	if (waitpid(pid, NULL, 0) != pid)
+		err(1, "waitpid");
+}
+
+static void touch(const struct part *part, uint64_t *map)
+{
+	for (unsigned long i = 0; i < part_pages(part); i++)
+		*(volatile uint64_t *)(map + i * WORDS);
+}
+
+static void swap(const struct part *part, uint64_t *map, unsigned int turn)
+{
+	if (turn % 2 == 0)
+		touch(part, map);
+	else if (madvise(map, part->mib << 20, MADV_PAGEOUT))
+		err(1, "MADV_PAGEOUT");
+}
+
 static void change(const struct part *part, uint64_t *map, unsigned int who, unsigned int turn)
 {
 	switch (part->change) {
@@ -149,10 +201,16 @@ static void change(const struct part *part, uint64_t *map, unsigned int who, uns
 	case COLLECT:
 		collect(part, map, turn);
 		break;
+	case FORK:
+		fork_child(part, map, turn);
+		break;
+	case SWAP:
+		swap(part, map, turn);
+		break;
 	}
 }
 
-static void sleep_until(uint64_t ns)
+void sleep_until(uint64_t ns)
 {
 	const struct timespec t = { .tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000 };
 
@@ -160,14 +218,12 @@ static void sleep_until(uint64_t ns)
 		;
 }
 
-static void note_write(unsigned int who, uint64_t ns)
+void note_turn(struct turns *turns, uint64_t ns)
 {
-	struct writes *w = &writes[who];
-
-	w->count++;
-	w->sum_ns += ns;
-	if (ns > w->max_ns)
-		w->max_ns = ns;
+	turns->count++;
+	turns->sum_ns += ns;
+	if (ns > turns->max_ns)
+		turns->max_ns = ns;
 }
 
 /* At most one part of a process changes. */
@@ -184,7 +240,7 @@ live(const struct part *parts, uint64_t *const maps[], unsigned int who, uint64_
 		sleep_until(from + turn * every + (who * STAGGER_NS) % every);
 		begun = clock_ns();
 		change(part, maps[n], who, turn);
-		note_write(who, clock_ns() - begun);
+		note_turn(&turns[who], clock_ns() - begun);
 	}
 	for (;;)
 		pause();
@@ -207,17 +263,12 @@ static void obey(enum order order, const struct part *part, uint64_t **map)
 	static const int advice[] = {
 		[REGISTER] = MADV_MERGEABLE,
 		[UNMERGE] = MADV_UNMERGEABLE,
-		[PAGE_OUT] = MADV_PAGEOUT,
 	};
 
-	if (order == MOVE) {
+	if (order == MOVE)
 		move_part(part, map);
-	} else if (order == TOUCH) {
-		for (unsigned long i = 0; i < part_pages(part); i++)
-			*(volatile uint64_t *)(*map + i * WORDS);
-	} else if (madvise(*map, part->mib << 20, advice[order])) {
+	else if (madvise(*map, part->mib << 20, advice[order]))
 		err(1, "madvise %d", advice[order]);
-	}
 }
 
 struct message {
@@ -258,9 +309,9 @@ be_holder(const struct part *parts, unsigned int who, int orders, int answers)
 
 void memory_init(void)
 {
-	writes = mmap(NULL, MAX_HOLDERS * sizeof(*writes), PROT_READ | PROT_WRITE,
-		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (writes == MAP_FAILED)
+	turns = mmap(NULL, MAX_HOLDERS * sizeof(*turns), PROT_READ | PROT_WRITE,
+		     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (turns == MAP_FAILED)
 		err(1, "mmap");
 }
 

@@ -7,20 +7,26 @@ BEGIN {
 	slack = 0.03
 
 	# What is no column of the first table.
-	n_extra = split("write_mean_us write_max_us fork_mean_us fork_max_us exit_mean_us " \
-			"exit_max_us exit_plain exit_extra exit_ksmd unmerge_plain unmerge_extra " \
-			"unmerge_ksmd move_plain move_extra move_ksmd", extra, " ")
-	label["write_mean_us"] = "a turn of writes, mean, us"
-	label["write_max_us"] = "a turn of writes, longest, us"
-	label["exit_plain"] = "exit without KSM, instructions per page"
-	label["exit_extra"] = "exit, more than that"
-	label["exit_ksmd"] = "exit, what ksmd does then"
-	label["unmerge_plain"] = "MADV_UNMERGEABLE without KSM"
-	label["unmerge_extra"] = "MADV_UNMERGEABLE, more than that"
-	label["unmerge_ksmd"] = "MADV_UNMERGEABLE, what ksmd does then"
-	label["move_plain"] = "mremap without KSM"
-	label["move_extra"] = "mremap, more than that"
-	label["move_ksmd"] = "mremap, what ksmd does then"
+	row("write_mean_us", "a turn of the application, mean, us")
+	row("write_max_us", "a turn of the application, longest, us")
+	row("exit_mean_us", "exit, mean, us")
+	row("exit_max_us", "exit, longest, us")
+	row("plain_exit_mean_us", "exit without KSM, mean, us")
+	row("plain_exit_max_us", "exit without KSM, longest, us")
+	row("exit_plain", "exit without KSM, instructions per page")
+	row("exit_extra", "exit, more than that")
+	row("exit_ksmd", "exit, what ksmd does then")
+	row("unmerge_plain", "MADV_UNMERGEABLE without KSM")
+	row("unmerge_extra", "MADV_UNMERGEABLE, more than that")
+	row("unmerge_ksmd", "MADV_UNMERGEABLE, what ksmd does then")
+	row("move_plain", "mremap without KSM")
+	row("move_extra", "mremap, more than that")
+	row("move_ksmd", "mremap, what ksmd does then")
+}
+
+function row(figure, text) {
+	extra[++n_extra] = figure
+	label[figure] = text
 }
 
 FNR == NR { sets[++n_sets] = $1; next }
@@ -110,7 +116,7 @@ function extras(set,    i, first) {
 			continue
 		if (!first++)
 			printf "\n%-46s %9s %9s\n", set, "base", "ours"
-		printf "  %-44s %9s %9s\n", extra[i] in label ? label[extra[i]] : extra[i],
+		printf "  %-44s %9s %9s\n", label[extra[i]],
 		       shown(value[set, "base", extra[i]]), shown(value[set, "ours", extra[i]])
 	}
 }

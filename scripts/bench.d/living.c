@@ -43,20 +43,32 @@ static double mergeable(const struct set *set)
 	return sum;
 }
 
+static const struct part *parts_of(const struct set *set, unsigned int who)
+{
+	static struct part only[MAX_PARTS];
+
+	if (!set->last_differs)
+		return set->parts;
+	only[0] = set->parts[who == set->processes - 1 ? 1 : 0];
+	return only;
+}
+
 static void run_living(const struct set *set)
 {
 	struct holder holders[MAX_HOLDERS];
 	uint64_t from;
 
 	for (unsigned int i = 0; i < set->processes; i++)
-		holders[i] = holder_start(set->parts, i);
+		holders[i] = holder_start(parts_of(set, i), i);
 	for (unsigned int i = 0; i < set->processes; i++)
 		holder_do(&holders[i], REGISTER);
+	if (set->settle)
+		settle(set);
 	from = clock_ns();
 	for (unsigned int i = 0; i < set->processes; i++)
 		holder_do(&holders[i], LIVE);
-	measure(from, set->seconds, mergeable(set));
-	print_writes(set->processes);
+	measure(from, set->seconds, set->can ?: mergeable(set), !set->settle);
+	print_turns("write", turns, set->processes);
 	for (unsigned int i = 0; i < set->processes; i++)
 		holder_kill(&holders[i]);
 }
@@ -66,34 +78,91 @@ static void run_living(const struct set *set)
 #define MS	1000U
 #define S	1000000U
 
-#define FAST(every)								\
-	.run = run_living, .processes = 4, .seconds = 60, .parts = {		\
-		{ .mib = 80 },							\
-		{ .mib = 4, .change = STAMP, .every_us = (every), .one_in = 1 }	\
+#define STILL_SET(what, size, time)						\
+	.run = run_living, .processes = 2, .seconds = (time),			\
+	.parts = { { .mib = (size) / 2, .contents = what } }
+
+/* Settled with ksmd flat out, then watched. */
+#define REST_SET(what, size)							\
+	STILL_SET(what, size, 60), .settle = 3
+
+#define PERIODIC(every, in, time)						\
+	.run = run_living, .processes = 2, .seconds = (time), .parts = {	\
+		{ .mib = 64, .change = REFILL, .every_us = every, .one_in = in } \
 	}
 
-#define HOT_HUGE(what, in)							\
+#define FAST(every, time, pages, millisecs)					\
+	.run = run_living, .processes = 4, .seconds = (time),			\
+	.pages_to_scan = (pages), .sleep_millisecs = (millisecs), .parts = {	\
+		{ .mib = 80 },							\
+		{ .mib = 4, .change = STAMP, .every_us = every, .one_in = 1 }	\
+	}
+
+#define HOT_SET(what, kib, in)							\
 	.run = run_living, .processes = 2, .seconds = 60, .parts = {		\
-		{ .mib = 32, .contents = what, .huge = true,			\
+		{ .mib = 32, .contents = what, .folio_kib = (kib),		\
 		  .change = HOT, .every_us = 2 * MS, .one_in = in }		\
 	}
 
+#define RANDOM_SET(differ)							\
+	.run = run_living, .processes = 2, .seconds = 120, .parts = {		\
+		{ .mib = 64, .unlike = differ,					\
+		  .change = RANDOM, .every_us = 100 * MS, .one_in = 60 }	\
+	}
+
+#define HEAP(every)								\
+	.run = run_living, .processes = 2, .seconds = 120,			\
+	.parts = { { .mib = 64, .change = COLLECT, .every_us = every } }
+
 static const struct set sets[] = {
-	{ "still-twins", .run = run_living, .processes = 2, .seconds = 120,
-	  .parts = { { .mib = 64 } } },
-	{ "still-unique", .run = run_living, .processes = 2, .seconds = 120,
-	  .parts = { { .mib = 64, .contents = UNIQUE } } },
-	{ "periodic-4s-5th", .run = run_living, .processes = 2, .seconds = 240,
-	  .parts = { { .mib = 64, .change = REFILL, .every_us = 4 * S, .one_in = 5 } } },
-	{ "fast-300ms", FAST(300 * MS) },
-	{ "fast-300ms-1250-10", FAST(300 * MS), .pages_to_scan = 1250, .sleep_millisecs = 10 },
-	{ "hot-huge", HOT_HUGE(TWINS, 512) },
-	{ "late-twin", .run = run_late_twin, .processes = 2, .seconds = 120,
+	{ "still-twins-128M", STILL_SET(TWINS, 128, 120) },
+	{ "still-unique-128M", STILL_SET(UNIQUE, 128, 120) },
+	{ "still-half-128M", STILL_SET(HALF, 128, 120) },
+	{ "still-twins-1G", STILL_SET(TWINS, 1024, 240) },
+	{ "still-unique-1G", STILL_SET(UNIQUE, 1024, 240) },
+	{ "still-half-1G", STILL_SET(HALF, 1024, 240) },
+	{ "rest-twins-8G", REST_SET(TWINS, 8192) },
+	{ "rest-unique-8G", REST_SET(UNIQUE, 8192) },
+	{ "periodic-1s-20th", PERIODIC(1 * S, 20, 120) },
+	{ "periodic-4s-5th", PERIODIC(4 * S, 5, 240) },
+	{ "periodic-10s-half", PERIODIC(10 * S, 2, 120) },
+	{ "periodic-30s-5th", PERIODIC(30 * S, 5, 240) },
+	{ "fast-200ms", FAST(200 * MS, 60, 100, 20) },
+	{ "fast-300ms", FAST(300 * MS, 60, 100, 20) },
+	{ "fast-500ms", FAST(500 * MS, 60, 100, 20) },
+	{ "fast-300ms-1250-10", FAST(300 * MS, 30, 1250, 10) },
+	{ "fast-500ms-1250-10", FAST(500 * MS, 30, 1250, 10) },
+	{ "fast-300ms-2000-20", FAST(300 * MS, 30, 2000, 20) },
+	{ "fast-500ms-2000-20", FAST(500 * MS, 30, 2000, 20) },
+	{ "fast-200ms-16000-10", FAST(200 * MS, 30, 16000, 10) },
+	{ "fast-300ms-16000-10", FAST(300 * MS, 30, 16000, 10) },
+	{ "random-alike", RANDOM_SET(false) },
+	{ "random-unlike", RANDOM_SET(true) },
+	{ "hot-huge", HOT_SET(TWINS, 2048, 512) },
+	{ "hot-huge-8", HOT_SET(TWINS, 2048, 64) },
+	{ "hot-huge-unique", HOT_SET(UNIQUE, 2048, 512) },
+	{ "hot-64k", HOT_SET(TWINS, 64, 16) },
+	{ "hot-64k-unique", HOT_SET(UNIQUE, 64, 16) },
+	/* The former engine leaves a page that was unique out of up to 8 passes. */
+	{ "late-twin", .run = run_late_twin, .processes = 1, .seconds = 120, .settle = 24,
 	  .parts = { { .mib = 256, .contents = UNIQUE },
 		     { .mib = 32, .contents = UNIQUE, .first = 20000 } } },
-	{ "exit-unique", .run = run_exit, .processes = 1,
+	{ "gc-heap-5s", HEAP(5 * S) },
+	{ "gc-heap-20s", HEAP(20 * S) },
+	/* A fifth of one part is a tenth of the process. */
+	{ "fork-server", .run = run_living, .processes = 1, .seconds = 40, .can = 8 * MIB_PAGES,
+	  .parts = { { .mib = 8 },
+		     { .mib = 8, .change = FORK, .every_us = 20 * MS, .one_in = 5 } } },
+	{ "swap", .run = run_living, .processes = 5, .seconds = 60, .settle = 8,
+	  .can = 3 * 32 * MIB_PAGES, .last_differs = true,
+	  .parts = { { .mib = 64, .contents = HALF },
+		     { .mib = 200, .contents = UNIQUE, .change = SWAP, .every_us = 10 * S } } },
+	{ "start-stop", .run = run_start_stop, .processes = 18, .seconds = 120,
+	  .can = 15 * 4 * MIB_PAGES, .parts = { { .mib = 8, .contents = HALF } } },
+	{ "exit-unique", .run = run_exit, .processes = 1, .settle = 4,
 	  .parts = { { .mib = 256, .contents = UNIQUE } } },
-	{ "exit-merged", .run = run_exit, .processes = 2, .parts = { { .mib = 256 } } },
+	{ "exit-merged", .run = run_exit, .processes = 2, .settle = 4, .parts = { { .mib = 256 } } },
+	{ "redis", .run = run_redis, .processes = 4, .seconds = 120, .parts = { { .mib = 96 } } },
 };
 
 static const struct set *find_set(const char *name)
@@ -108,8 +177,9 @@ static unsigned int set_mib(const struct set *set)
 {
 	unsigned int mib = 0;
 
-	for (unsigned int n = 0; n < MAX_PARTS; n++)
-		mib += set->parts[n].mib * set->processes;
+	for (unsigned int i = 0; i < set->processes; i++)
+		for (unsigned int n = 0; n < MAX_PARTS; n++)
+			mib += parts_of(set, i)[n].mib;
 	return mib + mib / 16 + 256;
 }
 
@@ -140,9 +210,9 @@ static void speed_of_set(const struct set *set)
 	set_speed(set->pages_to_scan ?: PAGES_TO_SCAN, set->sleep_millisecs ?: SLEEP_MILLISECS);
 }
 
-void settle(const struct set *set, unsigned int passes)
+void settle(const struct set *set)
 {
-	long until = ksm_stand().passes + passes;
+	long until = ksm_stand().passes + set->settle;
 
 	set_speed(FLAT_OUT, 0);
 	while (ksm_stand().passes < until)

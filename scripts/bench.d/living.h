@@ -28,8 +28,10 @@ enum contents { TWINS, UNIQUE, HALF };
  * @HOT: likewise, with a word that differs in each process
  * @RANDOM: pages get new contents at random, on average every @one_in seconds
  * @COLLECT: the pages of one half move to the other, in another order
+ * @FORK: a child does what STAMP says, and exits
+ * @SWAP: pages are reclaimed, and the next time read
  */
-enum change { STILL, REFILL, STAMP, HOT, RANDOM, COLLECT };
+enum change { STILL, REFILL, STAMP, HOT, RANDOM, COLLECT, FORK, SWAP };
 
 /**
  * struct part - a stretch of memory that each process of a set holds
@@ -40,17 +42,17 @@ enum change { STILL, REFILL, STAMP, HOT, RANDOM, COLLECT };
  * @every_us: how often
  * @one_in: see there
  * @unlike: new contents differ in each process, and so do random times
- * @huge: in huge pages
+ * @folio_kib: in folios of 64 or 2048 KiB; 0: of a page
  */
 struct part {
-	unsigned int mib;
+	unsigned long mib;
 	enum contents contents;
 	unsigned long first;
 	enum change change;
 	unsigned int every_us;
 	unsigned int one_in;
 	bool unlike;
-	bool huge;
+	unsigned int folio_kib;
 };
 
 /**
@@ -59,8 +61,11 @@ struct part {
  * @run: does it
  * @processes: that hold the parts
  * @seconds: to measure, from when all is registered
+ * @settle: passes before that, with ksmd flat out
  * @pages_to_scan: 0: the default
  * @sleep_millisecs: 0: the default
+ * @can: pages that merging could save; 0: follows from the parts
+ * @last_differs: the last process has the second part alone, the others the first
  * @parts: what each process holds
  */
 struct set {
@@ -68,8 +73,11 @@ struct set {
 	void (*run)(const struct set *set);
 	unsigned int processes;
 	unsigned int seconds;
+	unsigned int settle;
 	unsigned int pages_to_scan;
 	unsigned int sleep_millisecs;
+	unsigned long can;
+	bool last_differs;
 	struct part parts[MAX_PARTS];
 };
 
@@ -79,10 +87,8 @@ struct set {
  * @LIVE: write to it from now on, and take no more orders
  * @UNMERGE: undo the first
  * @MOVE: mremap() its parts to other addresses
- * @PAGE_OUT: have its memory reclaimed
- * @TOUCH: read a word of each page
  */
-enum order { REGISTER, LIVE, UNMERGE, MOVE, PAGE_OUT, TOUCH };
+enum order { REGISTER, LIVE, UNMERGE, MOVE };
 
 /**
  * struct holder - a process with memory
@@ -97,12 +103,12 @@ struct holder {
 };
 
 /**
- * struct writes - how long a holder's writes to its memory took, each time
+ * struct turns - how long what a holder does each time took
  * @count: how often
  * @sum_ns: together
  * @max_ns: the longest
  */
-struct writes {
+struct turns {
 	uint64_t count;
 	uint64_t sum_ns;
 	uint64_t max_ns;
@@ -111,9 +117,11 @@ struct writes {
 /* ---- living-memory.c ---- */
 
 /* Shared by all holders, one for each. */
-extern struct writes *writes;
+extern struct turns *turns;
 
 void memory_init(void);
+void note_turn(struct turns *turns, uint64_t ns);
+void sleep_until(uint64_t ns);
 unsigned long part_pages(const struct part *part);
 /* Starts process number @who, and waits until its memory is filled. */
 struct holder holder_start(const struct part *parts, unsigned int who);
@@ -125,19 +133,28 @@ uint64_t holder_kill(const struct holder *holder);
 /* ---- living-figures.c ---- */
 
 void print_figure(const char *name, double value);
-/* Looks at KSM for @seconds from @from on; @can: how many pages could be merged. */
-void measure(uint64_t from, double seconds, double can);
-void print_writes(unsigned int holders);
+/*
+ * Looks at KSM for @seconds from @from on; @can: how many pages could be merged;
+ * @fresh: so it is told when half and most of them are.
+ */
+void measure(uint64_t from, double seconds, double can, bool fresh);
+/* What the first @holders noted of their turns. */
+void print_turns(const char *what, const struct turns *turns, unsigned int holders);
 
 /* ---- living-moments.c ---- */
 
 void run_late_twin(const struct set *set);
 void run_exit(const struct set *set);
+void run_start_stop(const struct set *set);
+
+/* ---- living-redis.c ---- */
+
+void run_redis(const struct set *set);
 
 /* ---- living.c ---- */
 
 void set_speed(unsigned int pages_to_scan, unsigned int sleep_millisecs);
-/* Lets ksmd run flat out for @passes passes, then at the set's speed again. */
-void settle(const struct set *set, unsigned int passes);
+/* Lets ksmd run flat out for as many passes as the set says, then at its speed again. */
+void settle(const struct set *set);
 
 #endif
