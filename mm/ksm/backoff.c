@@ -2,13 +2,17 @@
 /*
  * How long a page must be left alone by its owner before ksmd hashes or merges it.
  *
- * Each page record has a level. It rises when the page is found changed at a visit,
- * and by more when a merged page is written to soon after it was merged, as that costs
- * the application a fault and ksmd the work of merging. With each level the time
- * doubles for which a page that was found changed is passed over, whatever its PTE
- * says: a page that changes all the time is visited less and less often, keeps its
- * dirty bit meanwhile, and costs no TLB flush. A page that has been merged for long is
- * trusted more the next time.
+ * Each page record has a level. It rises when the page is found changed at a visit, and
+ * when a merged page is written to soon after it was merged, as that costs the
+ * application a fault and ksmd the work of merging. With each level the time doubles for
+ * which a page that was found changed is passed over, whatever its PTE says: a page that
+ * changes all the time is visited less and less often, keeps its dirty bit meanwhile, and
+ * costs no TLB flush. The level falls when a page has been merged for long: pages that
+ * are written to at random, but not often, merge again and again.
+ *
+ * Where a page goes away its record does, too. So what became of the pages that were
+ * merged lately is remembered for each mm: if most were gone soon, as in a heap that is
+ * collected again and again, new pages have to wait as well.
  *
  * Times are counted in units of fifty times sleep_millisecs, a second by default. With
  * sleep_millisecs 0, and with smart_scan off, there is no back-off.
@@ -28,15 +32,25 @@
 #define LEVEL_MAX_CHANGED	8
 /* Pages that settled in between: 16 units. */
 #define LEVEL_MAX_SETTLED	6
-/* Pages that were written to soon after they were merged: from 8 to 256 units. */
-#define LEVEL_MIN_REWRITTEN	5
+/* Pages that were written to at once after they were merged: 4 units, and up to 256. */
+#define LEVEL_MIN_REWRITTEN	4
 #define LEVEL_MAX_REWRITTEN	10
 static_assert(LEVEL_MAX_REWRITTEN < 1 << KSM_LEVEL_BITS);
 
-/* Merged for less than this many units: not worth it. */
-#define UNITS_SOON		16
-/* Merged for more: that was worth it. */
-#define UNITS_CALM		64
+/* New pages of an mm whose merged pages do not last: 8 units. */
+#define LEVEL_FLEETING		5
+
+/* Of so many pages what became of them is remembered. */
+#define FATE_PAGES		4096
+
+/* Units for which a page was merged: no gain at all, not worth it, and well worth it. */
+#define UNITS_AT_ONCE		2
+#define UNITS_SOON		8
+#define UNITS_LONG		16
+/* Levels that a page falls by then. */
+#define LEVELS_LONG		2
+/* In fewer units a page of a heap that is collected is gone: it should not be merged. */
+#define UNITS_FLEETING		6
 
 /**
  * ksm_backoff_unit - what times are counted in
@@ -89,9 +103,51 @@ unsigned int ksm_backoff_changed(enum ksm_state state, unsigned int level)
  */
 unsigned int ksm_backoff_rewritten(unsigned int unit, unsigned int level, u32 lived)
 {
+	if (lived < (u64)unit * UNITS_AT_ONCE)
+		level = max(level, LEVEL_MIN_REWRITTEN - 1);
 	if (lived < (u64)unit * UNITS_SOON)
-		return clamp(level + 1, LEVEL_MIN_REWRITTEN, LEVEL_MAX_REWRITTEN);
-	if (lived > (u64)unit * UNITS_CALM && level)
-		return level - 1;
+		return min(level + 1, LEVEL_MAX_REWRITTEN);
+	if (lived > (u64)unit * UNITS_LONG)
+		return level - min(level, LEVELS_LONG);
 	return level;
+}
+
+/**
+ * ksm_fate_merged - a page of an mm was merged
+ * @fate: of the mm's pages
+ *
+ * Context: the mm locked.
+ */
+void ksm_fate_merged(struct ksm_fate *fate)
+{
+	if (++fate->merged < FATE_PAGES)
+		return;
+	fate->merged /= 2;
+	fate->wasted /= 2;
+}
+
+/**
+ * ksm_fate_ended - a merged page of an mm was written to, or went away
+ * @fate: of the mm's pages
+ * @unit: ksm_backoff_unit()
+ * @lived: jiffies since it was merged
+ *
+ * Context: the mm locked.
+ */
+void ksm_fate_ended(struct ksm_fate *fate, unsigned int unit, u32 lived)
+{
+	if (lived < (u64)unit * UNITS_FLEETING && fate->wasted < fate->merged)
+		fate->wasted++;
+}
+
+/**
+ * ksm_backoff_first - how patient ksmd is with a page that it sees for the first time
+ * @fate: of the mm's pages
+ * @unit: ksm_backoff_unit()
+ *
+ * Return: the level of its record.
+ */
+unsigned int ksm_backoff_first(const struct ksm_fate *fate, unsigned int unit)
+{
+	return unit && fate->wasted > fate->merged / 2 ? LEVEL_FLEETING : 0;
 }

@@ -144,6 +144,23 @@ static void set_tag(struct ksm_record rec, const struct ksm_item *item)
 	ksm_record_set_tag(rec, item->dirty_bit ? item->pfn : KSM_NO_PFN);
 }
 
+/**
+ * ksm_forget_gone - nothing is mapped any more where a record is
+ * @batch: where the walk is
+ * @addr: of the record
+ * @rec: the record
+ *
+ * Context: the mm locked; does not sleep. The record of a merged folio that is locked
+ * stays for the next pass.
+ */
+void ksm_forget_gone(const struct ksm_batch *batch, unsigned long addr, struct ksm_record rec)
+{
+	if (ksm_record_state(rec) == KSM_MERGED)
+		ksm_fate_ended(&batch->kmm->fate, batch->unit,
+			       (u32)batch->now - ksm_record_word(rec).site->since);
+	ksm_forget_record(batch->kmm, addr, rec, false);
+}
+
 /*
  * A page that waits in this batch may have been promoted for an earlier one of
  * it, or for another mm's: then it is merged, and its record is right.
@@ -176,6 +193,7 @@ static unsigned int level_of_rewritten(const struct ksm_batch *batch, struct ksm
 {
 	u32 lived = (u32)batch->now - ksm_record_word(rec).site->since;
 
+	ksm_fate_ended(&batch->kmm->fate, batch->unit, lived);
 	return ksm_backoff_rewritten(batch->unit, ksm_record_level(rec), lived);
 }
 
@@ -338,10 +356,12 @@ static void file_merge_result(struct ksm_batch *batch, const struct ksm_item *it
 	}
 	if (!ksm_track_find(&batch->kmm->track, item->addr, &rec))
 		return;
-	if (err)
+	if (err) {
 		watch(batch, rec, item);
-	else if (ksm_record_state(rec) == KSM_MERGED && !ksm_record_level(rec))
-		batch->found++;
+	} else if (ksm_record_state(rec) == KSM_MERGED) {
+		ksm_fate_merged(&batch->kmm->fate);
+		batch->found += !ksm_record_level(rec);
+	}
 }
 
 /* @defer: leave a partner in another mm for later; else it is none. */
@@ -431,12 +451,12 @@ static void file_merged(struct ksm_mm *kmm, const struct ksm_item *item)
 	put_page(page);
 }
 
-static void file_gone(struct ksm_mm *kmm, const struct ksm_item *item)
+static void file_gone(const struct ksm_batch *batch, const struct ksm_item *item)
 {
 	struct ksm_record rec;
 
-	if (ksm_track_find(&kmm->track, item->addr, &rec))
-		ksm_forget_record(kmm, item->addr, rec, false);
+	if (ksm_track_find(&batch->kmm->track, item->addr, &rec))
+		ksm_forget_gone(batch, item->addr, rec);
 }
 
 static void file_items(struct ksm_batch *batch)
@@ -458,7 +478,7 @@ static void file_items(struct ksm_batch *batch)
 			file_merged(batch->kmm, item);
 			break;
 		case KSM_FOUND_GONE:
-			file_gone(batch->kmm, item);
+			file_gone(batch, item);
 			break;
 		}
 	}

@@ -219,6 +219,7 @@ void ksm_ask_block(struct ksm_batch *batch, struct vm_area_struct *vma, unsigned
 bool ksm_is_touched(struct ksm_batch *batch, struct vm_area_struct *vma, unsigned long addr,
 		    unsigned long pfn);
 bool ksm_pass_over(struct ksm_batch *batch, unsigned long addr, unsigned long pfn);
+bool ksm_is_noted(unsigned long pfn);
 bool ksm_left_alone(struct ksm_batch *batch, unsigned long addr, unsigned long pfn);
 unsigned int ksm_pass_over_run(struct ksm_batch *batch, unsigned long addr, pte_t *ptep,
 			       unsigned long end);
@@ -264,6 +265,10 @@ static inline bool ksm_huge_is_gap(struct vm_area_struct *vma, unsigned long add
 	return true;
 }
 #endif
+
+/* ---- batch ---- */
+
+void ksm_forget_gone(const struct ksm_batch *batch, unsigned long addr, struct ksm_record rec);
 
 /* ---- collect ---- */
 

@@ -44,7 +44,7 @@ static bool forget_gap(struct ksm_batch *batch, unsigned long last)
 				ksm_track_trim(track, start, addr - 1);
 			return false;
 		}
-		ksm_forget_record(batch->kmm, addr, rec, false);
+		ksm_forget_gone(batch, addr, rec);
 		if (last - addr < PAGE_SIZE)
 			break;
 		addr += PAGE_SIZE;

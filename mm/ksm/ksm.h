@@ -345,6 +345,20 @@ unsigned long ksm_backoff_wait(unsigned int unit, unsigned int level);
 unsigned int ksm_backoff_changed(enum ksm_state state, unsigned int level);
 unsigned int ksm_backoff_rewritten(unsigned int unit, unsigned int level, u32 lived);
 
+/**
+ * struct ksm_fate - what became of pages of an mm that were merged lately
+ * @merged: how many
+ * @wasted: pages that were written to or went away soon after it
+ */
+struct ksm_fate {
+	unsigned int merged;
+	unsigned int wasted;
+};
+
+void ksm_fate_merged(struct ksm_fate *fate);
+void ksm_fate_ended(struct ksm_fate *fate, unsigned int unit, u32 lived);
+unsigned int ksm_backoff_first(const struct ksm_fate *fate, unsigned int unit);
+
 /* ---- registry: who takes part ---- */
 
 /**
@@ -359,6 +373,7 @@ unsigned int ksm_backoff_rewritten(unsigned int unit, unsigned int level, u32 li
  * @track: the page records
  * @next: address where the scanner goes on; scanner only
  * @met: a VMA that takes part was met in this pass; scanner only
+ * @fate: of its merged pages; scanner only
  * @huge_round: start of the huge page whose pages are being hashed, or 0; scanner only
  * @busy: how often its locks were tried for in vain since they were had; scanner only
  * @anon: anonymous pages of the mm when a pass was last through with it; scanner only
@@ -373,6 +388,7 @@ struct ksm_mm {
 	struct ksm_track track;
 	unsigned long next;
 	bool met;
+	struct ksm_fate fate;
 	unsigned long huge_round;
 	unsigned int busy;
 	unsigned int out_since;

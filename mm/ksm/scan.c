@@ -36,7 +36,7 @@ static unsigned int sleep_millisecs = 20;
 /* Passes in a hurry after it: new pages are hashed in the next, and found by the one after. */
 #define KSM_NEWS_PASSES		2
 /* A pass that is in no hurry takes so many sleeps at least. */
-#define KSM_CALM_SLEEPS		16
+#define KSM_CALM_SLEEPS		8
 /* Registered mms that are asked in each turn whether they have grown, and when again. */
 #define KSM_GROWTH_MMS		64
 #define KSM_GROWTH_JIFFIES	(60 * HZ)

@@ -59,8 +59,13 @@ static bool waits_on(struct ksm_batch *batch, struct ksm_record rec)
 	return true;
 }
 
-/* Whether a page that came with a clean entry may have been given the frame again. */
-static bool is_noted(unsigned long pfn)
+/**
+ * ksm_is_noted - whether a page may have come with a clean entry since the last pass began
+ * @pfn: of the page
+ *
+ * Return: true also for some others.
+ */
+bool ksm_is_noted(unsigned long pfn)
 {
 	return ksm_any_frame_noted() && ksm_frame_noted(ksm_noted_maps(), pfn);
 }
@@ -75,8 +80,8 @@ static bool may_rest(struct ksm_batch *batch, unsigned long addr, struct ksm_rec
 	if (ksm_refresh_due(batch, addr) || batch->again == addr)
 		return false;
 	if (state == KSM_MERGED)
-		return !is_noted(pfn) || folio_test_ksm(pfn_folio(pfn));
-	if (!batch->dirty_bit || is_noted(pfn))
+		return !ksm_is_noted(pfn) || folio_test_ksm(pfn_folio(pfn));
+	if (!batch->dirty_bit || ksm_is_noted(pfn))
 		return false;
 	if (state == KSM_SETTLED)
 		return !ksm_sight_wanted(key) && !is_again(batch, addr, key);

@@ -109,6 +109,10 @@ void ksm_visit_absent(struct ksm_batch *batch, unsigned long addr, softleaf_t en
 		return;
 	if (ksm_record_state(rec) == KSM_MERGED && may_return(ksm_record_word(rec).site, entry))
 		return;
+	/* If it comes back with the same key nothing is new. */
+	if (ksm_record_state(rec) == KSM_SETTLED && batch->dirty_bit &&
+	    (softleaf_is_swap(entry) || softleaf_is_migration(entry)))
+		return;
 	ksm_visit_nothing(batch, addr);
 }
 
@@ -147,7 +151,7 @@ void ksm_note_change(struct ksm_batch *batch, unsigned long addr, struct page *p
 	state = ksm_record_state(rec);
 	level = ksm_record_level(rec);
 	if (state == KSM_UNSEEN)
-		batch->found++;
+		batch->found += !ksm_backoff_first(&batch->kmm->fate, batch->unit);
 	else if (state != KSM_CLEANED && !level)
 		batch->changed++;
 	if (state == KSM_MERGED) {
@@ -156,7 +160,9 @@ void ksm_note_change(struct ksm_batch *batch, unsigned long addr, struct page *p
 	}
 	if (state == KSM_CANDIDATE)
 		ksm_unstable_del(ksm_record_word(rec).candidate);
-	if (state != KSM_UNSEEN && written)
+	if (state == KSM_UNSEEN)
+		level = ksm_backoff_first(&batch->kmm->fate, batch->unit);
+	else if (written)
 		level = ksm_backoff_changed(state, level);
 	ksm_track_set(&batch->kmm->track, rec, KSM_CLEANED,
 		      (union ksm_word){ .since = batch->now });
@@ -213,6 +219,17 @@ static bool known_unchanged(const struct ksm_batch *batch, unsigned long addr, s
 	default:
 		return false;
 	}
+}
+
+/* Whether a settled page was read from swap into another frame: its key tells whether it changed. */
+static bool is_back(const struct ksm_batch *batch, unsigned long addr, struct page *page)
+{
+	unsigned long pfn = page_to_pfn(page);
+	struct ksm_record rec;
+
+	return batch->dirty_bit && find_record(batch, addr, &rec) &&
+	       ksm_record_state(rec) == KSM_SETTLED && !ksm_record_has_tag(rec, pfn) &&
+	       ksm_is_noted(pfn);
 }
 
 static void see_merged(struct ksm_batch *batch, unsigned long addr, struct folio *folio)
@@ -277,6 +294,7 @@ bool ksm_visit_page(struct ksm_batch *batch, unsigned long addr, struct page *pa
 		see_merged(batch, addr, folio);
 		return false;
 	}
+	touched |= !dirty && is_back(batch, addr, page);
 	if (!batch->dirty_bit || touched || (!dirty && known_unchanged(batch, addr, page)))
 		take_page(batch, addr, page, touched);
 	else
