@@ -161,6 +161,8 @@ static const struct set sets[] = {
 	  .can = 15 * 4 * MIB_PAGES, .parts = { { .mib = 8, .contents = HALF } } },
 	{ "exit-unique", .run = run_exit, .processes = 1, .settle = 4,
 	  .parts = { { .mib = 256, .contents = UNIQUE } } },
+	{ "exit-huge", .run = run_exit, .processes = 1, .settle = 4,
+	  .parts = { { .mib = 256, .contents = UNIQUE, .folio_kib = 2048 } } },
 	{ "exit-merged", .run = run_exit, .processes = 2, .settle = 4, .parts = { { .mib = 256 } } },
 	{ "redis", .run = run_redis, .processes = 4, .seconds = 120, .parts = { { .mib = 96 } } },
 };
