@@ -82,9 +82,9 @@ static void run_living(const struct set *set)
 	.run = run_living, .processes = 2, .seconds = (time),			\
 	.parts = { { .mib = (size) / 2, .contents = what } }
 
-/* Settled with ksmd flat out, then watched. */
+/* Merged with ksmd flat out, then watched. */
 #define REST_SET(what, size)							\
-	STILL_SET(what, size, 60), .settle = 3
+	STILL_SET(what, size, 60), .settle = 2
 
 #define PERIODIC(every, in, time)						\
 	.run = run_living, .processes = 2, .seconds = (time), .parts = {	\
