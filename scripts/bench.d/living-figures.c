@@ -18,12 +18,14 @@
  * @at: passes, merged pages, and when
  * @cpu_ns: of ksmd
  * @copies: made because of a write to a merged page
+ * @swapped_in: pages
  * @area: merged pages times nanoseconds, from the beginning on
  */
 struct point {
 	struct stand at;
 	uint64_t cpu_ns;
 	long copies;
+	long swapped_in;
 	double area;
 };
 
@@ -39,6 +41,7 @@ static struct point look(const struct stand *at, double area)
 		.at = *at,
 		.cpu_ns = ksm_sched_ns(),
 		.copies = vmstat("cow_ksm"),
+		.swapped_in = vmstat("pswpin"),
 		.area = area,
 	};
 }
@@ -107,6 +110,8 @@ void measure(uint64_t from, double seconds, double can, bool fresh)
 	begun.at.ns = from;
 	end = look(&now, area);
 	print_figure("can", can);
+	if (end.swapped_in > begun.swapped_in)
+		print_figure("swapped_in", end.swapped_in - begun.swapped_in);
 	print_stretch("", &begun, &end, can);
 	print_stretch("late_", &middle, &end, can);
 }

@@ -74,12 +74,12 @@ static uint64_t *map_aligned(const struct part *part)
 	return (uint64_t *)map;
 }
 
-static long read_file(const char *path)
+static unsigned long read_file(const char *path)
 {
 	FILE *file = fopen(path, "r");
-	long number;
+	unsigned long number;
 
-	if (!file || fscanf(file, "%ld", &number) != 1)
+	if (!file || fscanf(file, "%lu", &number) != 1)
 		err(1, "%s", path);
 	fclose(file);
 	return number;

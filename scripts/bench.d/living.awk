@@ -9,6 +9,7 @@ BEGIN {
 	# What is no column of the first table.
 	row("write_mean_us", "a turn of the application, mean, us")
 	row("write_max_us", "a turn of the application, longest, us")
+	row("swapped_in", "pages swapped in")
 	row("exit_mean_us", "exit, mean, us")
 	row("exit_max_us", "exit, longest, us")
 	row("plain_exit_mean_us", "exit without KSM, mean, us")

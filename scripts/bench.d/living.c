@@ -82,9 +82,9 @@ static void run_living(const struct set *set)
 	.run = run_living, .processes = 2, .seconds = (time),			\
 	.parts = { { .mib = (size) / 2, .contents = what } }
 
-/* Settled with ksmd flat out, then watched. */
+/* Merged with ksmd flat out, then watched. */
 #define REST_SET(what, size)							\
-	STILL_SET(what, size, 60), .settle = 3
+	STILL_SET(what, size, 60), .settle = 2
 
 #define PERIODIC(every, in, time)						\
 	.run = run_living, .processes = 2, .seconds = (time), .parts = {	\
@@ -161,6 +161,8 @@ static const struct set sets[] = {
 	  .can = 15 * 4 * MIB_PAGES, .parts = { { .mib = 8, .contents = HALF } } },
 	{ "exit-unique", .run = run_exit, .processes = 1, .settle = 4,
 	  .parts = { { .mib = 256, .contents = UNIQUE } } },
+	{ "exit-huge", .run = run_exit, .processes = 1, .settle = 4,
+	  .parts = { { .mib = 256, .contents = UNIQUE, .folio_kib = 2048 } } },
 	{ "exit-merged", .run = run_exit, .processes = 2, .settle = 4, .parts = { { .mib = 256 } } },
 	{ "redis", .run = run_redis, .processes = 4, .seconds = 120, .parts = { { .mib = 96 } } },
 };
