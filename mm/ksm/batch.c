@@ -40,59 +40,6 @@ void ksm_batch_free(struct ksm_batch *batch)
 	kvfree(batch);
 }
 
-/**
- * ksm_forget_record - make a page record know nothing
- * @kmm: whose
- * @addr: of the page
- * @rec: the record
- * @wait: whether to sleep for the lock of a merged folio
- *
- * Context: @kmm locked; sleeps if @wait.
- * Return: false when a merged folio is locked and @wait is not set; nothing
- * changed.
- */
-bool ksm_forget_record(struct ksm_mm *kmm, unsigned long addr, struct ksm_record rec, bool wait)
-{
-	union ksm_word word = ksm_record_word(rec);
-
-	switch (ksm_record_state(rec)) {
-	case KSM_CANDIDATE:
-		ksm_unstable_del(word.candidate);
-		break;
-	case KSM_MERGED:
-		if (!ksm_site_leave(word.site, kmm->slot.mm, addr, wait))
-			return false;
-		break;
-	default:
-		break;
-	}
-	ksm_track_set(&kmm->track, rec, KSM_UNSEEN, (union ksm_word){});
-	return true;
-}
-
-/**
- * ksm_forget_range - forget all records of a range and free its blocks
- * @kmm: whose
- * @start: first byte
- * @last: last byte
- *
- * Context: @kmm locked; sleeps, for locks of merged folios too.
- */
-void ksm_forget_range(struct ksm_mm *kmm, unsigned long start, unsigned long last)
-{
-	unsigned long addr = start;
-	struct ksm_record rec;
-
-	while (ksm_track_next(&kmm->track, &addr, last, &rec)) {
-		ksm_forget_record(kmm, addr, rec, true);
-		cond_resched();
-		if (last - addr < PAGE_SIZE)
-			break;
-		addr += PAGE_SIZE;
-	}
-	ksm_track_trim(&kmm->track, start, last);
-}
-
 static void hash_items(struct ksm_batch *batch)
 {
 	unsigned int i, hashed = 0;

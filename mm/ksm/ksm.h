@@ -35,10 +35,11 @@
  * Files: registry (who takes part), scan (ksmd, passes), advisor
  * (how fast), collect (find the pages of a batch), change (dirty and accessed
  * bits), unchanged (what is passed over), batch (hash and file pages), track (page
- * records), checksum, forest, sight (keys that were seen), unstable (candidates),
- * stable (merged folios), site (who maps them), pte (changes of page tables),
- * merge, zero, unmerge, rmap (what the rest of mm calls), sysfs, stat, work (what
- * it all cost, in debugfs), check and check_mm (whether all agrees, likewise).
+ * records), forget (what they own goes with them), checksum, forest, sight (keys that
+ * were seen), unstable (candidates), stable (merged folios), site (who maps them), pte
+ * (changes of page tables), merge, zero, unmerge, rmap (what the rest of mm calls),
+ * sysfs, stat, work (what it all cost, in debugfs), check and check_mm (whether all
+ * agrees, likewise).
  *
  * Lock order, outermost first:
  *
@@ -293,6 +294,9 @@ static inline bool ksm_block_find(struct ksm_block *block, unsigned long addr,
 	return true;
 }
 
+/* Takes back what a record owns, as that is about to be forgotten. */
+typedef void ksm_take_back_fn(struct ksm_track *track, unsigned long addr, struct ksm_record rec);
+
 void ksm_track_cache_create(void);
 void ksm_track_init(struct ksm_track *track, atomic_long_t *totals);
 struct ksm_block *ksm_track_block(struct ksm_track *track, unsigned long addr);
@@ -306,6 +310,8 @@ void ksm_track_set(struct ksm_track *track, struct ksm_record rec, enum ksm_stat
 bool ksm_track_next(struct ksm_track *track, unsigned long *addr, unsigned long last,
 		    struct ksm_record *rec);
 void ksm_track_trim(struct ksm_track *track, unsigned long addr, unsigned long last);
+void ksm_track_forget(struct ksm_track *track, unsigned long addr, unsigned long last,
+		      ksm_take_back_fn *take_back);
 unsigned long ksm_track_records(const struct ksm_track *track);
 
 /* ---- registry: who takes part ---- */
@@ -502,10 +508,12 @@ bool ksm_site_reaches(const struct ksm_site *site, const struct vm_area_struct *
 void ksm_frame_note(struct folio *folio);
 void ksm_frames_begin_pass(void);
 
-/* ---- batch and scan ---- */
+/* ---- forget: page records, with what they own ---- */
 
 bool ksm_forget_record(struct ksm_mm *kmm, unsigned long addr, struct ksm_record rec, bool wait);
 void ksm_forget_range(struct ksm_mm *kmm, unsigned long start, unsigned long last);
+
+/* ---- batch and scan ---- */
 
 /* Pages hashed under one hold of the locks: bounds what others wait for. */
 #define KSM_BATCH_PAGES		128

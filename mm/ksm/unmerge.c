@@ -33,7 +33,8 @@ static bool pte_is_shared(struct vm_area_struct *vma, unsigned long addr, pte_t 
 {
 	struct page *page;
 
-	if (pte_none(pte))
+	/* What is shared is never writable, and most pages are. */
+	if (pte_none(pte) || (pte_present(pte) && pte_write(pte)))
 		return false;
 	if (!pte_present(pte)) {
 		softleaf_t entry = softleaf_from_pte(pte);
