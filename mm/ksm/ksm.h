@@ -32,7 +32,7 @@
  *   batch           the pages looked at under one hold of an mm's locks
  *   pass            one round over all registered mms
  *
- * Files: registry (who takes part), scan (ksmd, passes), advisor
+ * Files: registry (which mms take part), vma (which parts of them), scan (ksmd, passes), advisor
  * (how fast), collect (find the pages of a batch), change (dirty and accessed
  * bits), unchanged (what is passed over), batch (hash and file pages), track (page
  * records), forget (what they own goes with them), checksum, forest, sight (keys that
