@@ -2,12 +2,10 @@
 /*
  * Forgetting: page records go, and what they own goes with them.
  */
-#include <linux/sched.h>
-
 #include "ksm.h"
 
-/* Returns false when a merged folio is locked and @wait is not set. */
-static bool take_back(struct ksm_mm *kmm, unsigned long addr, struct ksm_record rec, bool wait)
+/* Returns false when a merged folio is locked and @leaving does not wait. */
+static bool take_back(unsigned long addr, struct ksm_record rec, struct ksm_leaving *leaving)
 {
 	union ksm_word word = ksm_record_word(rec);
 
@@ -16,7 +14,7 @@ static bool take_back(struct ksm_mm *kmm, unsigned long addr, struct ksm_record 
 		ksm_unstable_del(word.candidate);
 		return true;
 	case KSM_MERGED:
-		return ksm_site_leave(word.site, kmm->slot.mm, addr, wait);
+		return ksm_site_leave(leaving, word.site, addr);
 	default:
 		return true;
 	}
@@ -35,16 +33,25 @@ static bool take_back(struct ksm_mm *kmm, unsigned long addr, struct ksm_record 
  */
 bool ksm_forget_record(struct ksm_mm *kmm, unsigned long addr, struct ksm_record rec, bool wait)
 {
-	if (!take_back(kmm, addr, rec, wait))
+	struct ksm_leaving leaving = { .mm = kmm->slot.mm, .wait = wait };
+
+	if (!take_back(addr, rec, &leaving))
 		return false;
 	ksm_track_set(&kmm->track, rec, KSM_UNSEEN, (union ksm_word){});
 	return true;
 }
 
-static void take_back_waiting(struct ksm_track *track, unsigned long addr, struct ksm_record rec)
+static bool take_back_all(struct ksm_track *track, unsigned long addr, struct ksm_record rec,
+			  void *leaving)
 {
-	take_back(container_of(track, struct ksm_mm, track), addr, rec, true);
-	cond_resched();
+	take_back(addr, rec, leaving);
+	return true;
+}
+
+static bool leave_merged(struct ksm_track *track, unsigned long addr, struct ksm_record rec,
+			 void *leaving)
+{
+	return ksm_record_state(rec) != KSM_MERGED && take_back_all(track, addr, rec, leaving);
 }
 
 /**
@@ -53,9 +60,25 @@ static void take_back_waiting(struct ksm_track *track, unsigned long addr, struc
  * @start: first byte
  * @last: last byte
  *
- * Context: @kmm locked; sleeps, for locks of merged folios too.
+ * Context: @kmm locked, and its mmap_lock unless it is gone or about to exit; sleeps,
+ * for locks of merged folios too.
  */
 void ksm_forget_range(struct ksm_mm *kmm, unsigned long start, unsigned long last)
 {
-	ksm_track_forget(&kmm->track, start, last, take_back_waiting);
+	struct ksm_site *gone[KSM_LEAVING];
+	struct ksm_leaving leaving = { .mm = kmm->slot.mm, .wait = true, .gone = gone };
+
+	ksm_track_forget(&kmm->track, start, last, take_back_all, &leaving);
+	ksm_sites_left(&leaving);
+}
+
+/**
+ * ksm_forget_but_merged - forget all records but those of merged pages
+ * @kmm: whose
+ *
+ * Context: @kmm locked; sleeps.
+ */
+void ksm_forget_but_merged(struct ksm_mm *kmm)
+{
+	ksm_track_forget(&kmm->track, 0, ULONG_MAX, leave_merged, NULL);
 }

@@ -19,7 +19,7 @@
 /* Blocks gone over between two chances for others to run. */
 #define TRIM_BLOCKS	4096
 /* Likewise where their records are counted, too. */
-#define FORGET_BLOCKS	64
+#define FORGET_BLOCKS	16
 
 /* The sizes of blocks: records that there is room for. */
 static const u8 block_rooms[] = { 4, 16, KSM_BLOCK_PAGES };
@@ -361,10 +361,13 @@ static bool owns_something(enum ksm_state state)
 	return state == KSM_CANDIDATE || state == KSM_MERGED;
 }
 
-/* Forgets the records in slots @from to @end - 1, and adds to @nr what their states were. */
+/*
+ * Forgets the records in slots @from to @end - 1, but for those that stay, and adds to @nr
+ * what their states were.
+ */
 static void forget_slots(struct ksm_track *track, struct ksm_block *block, unsigned long base,
 			 unsigned int from, unsigned int end, ksm_take_back_fn *take_back,
-			 unsigned long nr[KSM_NR_STATES])
+			 void *arg, unsigned long nr[KSM_NR_STATES])
 {
 	u32 *heads = ksm_block_heads(block);
 	unsigned int slot;
@@ -372,14 +375,18 @@ static void forget_slots(struct ksm_track *track, struct ksm_block *block, unsig
 	for (slot = from; slot < end; slot++) {
 		enum ksm_state state = heads[slot] & KSM_STATE_MASK;
 
-		nr[state]++;
 		if (state == KSM_UNSEEN)
 			continue;
-		if (owns_something(state))
-			take_back(track, base + page_in_slot(block, slot) * PAGE_SIZE,
-				  (struct ksm_record){ .block = block, .slot = slot });
+		if (owns_something(state)) {
+			unsigned long addr = base + page_in_slot(block, slot) * PAGE_SIZE;
+			struct ksm_record rec = { .block = block, .slot = slot };
+
+			if (!take_back(track, addr, rec, arg))
+				continue;
+		}
 		heads[slot] = KSM_UNSEEN;
 		block->used--;
+		nr[state]++;
 	}
 }
 
@@ -398,11 +405,13 @@ static void subtract(struct ksm_track *track, unsigned long nr[KSM_NR_STATES])
 }
 
 /**
- * ksm_track_forget - forget all records of a range and free its blocks
+ * ksm_track_forget - forget the records of a range and free its blocks
  * @track: where
  * @addr: first byte of the range; records of pages that it only touches go, too
  * @last: last byte of the range
- * @take_back: called for each record that owns something, before that is forgotten
+ * @take_back: called for each record that owns something, before that is forgotten;
+ *	if it returns false the record stays
+ * @arg: for @take_back
  *
  * Most records own nothing: these cost a few instructions each. Sums are not
  * touched for each of them; while @take_back sleeps they may be too high.
@@ -410,7 +419,7 @@ static void subtract(struct ksm_track *track, unsigned long nr[KSM_NR_STATES])
  * Context: the owner's lock held; may sleep. Invalidates struct ksm_record of the range.
  */
 void ksm_track_forget(struct ksm_track *track, unsigned long addr, unsigned long last,
-		      ksm_take_back_fn *take_back)
+		      ksm_take_back_fn *take_back, void *arg)
 {
 	unsigned long nr[KSM_NR_STATES] = {};
 	struct ksm_block *block;
@@ -426,7 +435,7 @@ void ksm_track_forget(struct ksm_track *track, unsigned long addr, unsigned long
 			until >>= KSM_BLOCK_PAGES - 1 - page_in_block(last);
 		forget_slots(track, block, index << (PAGE_SHIFT + KSM_BLOCK_SHIFT),
 			     hweight64(block->map & before), hweight64(block->map & until),
-			     take_back, nr);
+			     take_back, arg, nr);
 		if (!block->used) {
 			xa_erase(&track->blocks, index);
 			free_block(track, block);

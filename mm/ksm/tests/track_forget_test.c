@@ -15,7 +15,8 @@ static struct {
 } taken;
 
 /* Records of these tests know the address of their page. */
-static void note_taken(struct ksm_track *track, unsigned long addr, struct ksm_record rec)
+static bool note_taken(struct ksm_track *track, unsigned long addr, struct ksm_record rec,
+		       void *arg)
 {
 	enum ksm_state state = ksm_record_state(rec);
 
@@ -24,12 +25,19 @@ static void note_taken(struct ksm_track *track, unsigned long addr, struct ksm_r
 			   ksm_record_word(rec).key != addr;
 	taken.last = addr;
 	taken.nr++;
+	return true;
+}
+
+static bool keep_merged(struct ksm_track *track, unsigned long addr, struct ksm_record rec,
+			void *arg)
+{
+	return ksm_record_state(rec) != KSM_MERGED;
 }
 
 static void forget(struct ksm_track *track, unsigned long addr, unsigned long last)
 {
 	memset(&taken, 0, sizeof(taken));
-	ksm_track_forget(track, addr, last, note_taken);
+	ksm_track_forget(track, addr, last, note_taken, NULL);
 }
 
 static enum ksm_state state_of(unsigned long addr)
@@ -165,6 +173,33 @@ static void empty_blocks_of_the_range_go(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, taken.nr, 0);
 }
 
+/* What is not taken back stays as it was, and its block with it. */
+static void records_may_stay(struct kunit *test)
+{
+	struct track_test *tt = test->priv;
+	unsigned long i, kept = 0;
+	enum ksm_state state;
+
+	for (i = 0; i < 40 * KSM_BLOCK_PAGES; i += 1 + i / KSM_BLOCK_PAGES) {
+		KUNIT_ASSERT_TRUE(test, use(&tt->track, nth_page(i)));
+		kept += state_of(nth_page(i)) == KSM_MERGED;
+	}
+	KUNIT_ASSERT_GT(test, kept, 0);
+	ksm_track_forget(&tt->track, 0, ULONG_MAX, keep_merged, NULL);
+	for (i = 0; i < 40 * KSM_BLOCK_PAGES; i += 1 + i / KSM_BLOCK_PAGES)
+		KUNIT_EXPECT_TRUE(test, is_as_wanted(&tt->track, nth_page(i),
+						     state_of(nth_page(i)) == KSM_MERGED));
+	for (state = KSM_UNSEEN + 1; state < KSM_NR_STATES; state++) {
+		unsigned long nr = state == KSM_MERGED ? kept : 0;
+
+		KUNIT_EXPECT_EQ(test, tt->track.nr[state], nr);
+		KUNIT_EXPECT_EQ(test, atomic_long_read(&tt->totals[state]), nr);
+	}
+	forget(&tt->track, 0, ULONG_MAX);
+	KUNIT_EXPECT_EQ(test, taken.nr, kept);
+	KUNIT_EXPECT_EQ(test, tt->nr_live, 0);
+}
+
 /* Sums over many blocks, of all sizes, beside another address space's. */
 static void sums_of_others_stay(struct kunit *test)
 {
@@ -204,6 +239,7 @@ static struct kunit_case forget_cases[] = {
 	KUNIT_CASE(any_range_of_blocks_with_room_for_16),
 	KUNIT_CASE(any_range_of_blocks_with_room_for_4),
 	KUNIT_CASE(empty_blocks_of_the_range_go),
+	KUNIT_CASE(records_may_stay),
 	KUNIT_CASE(sums_of_others_stay),
 	{}
 };

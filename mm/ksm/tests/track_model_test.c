@@ -300,7 +300,8 @@ static void skip_to_owner(void)
 		taking.next++;
 }
 
-static void take_next(struct ksm_track *track, unsigned long addr, struct ksm_record rec)
+static bool take_next(struct ksm_track *track, unsigned long addr, struct ksm_record rec,
+		      void *arg)
 {
 	const struct model_page *end = &taking.model->pages[taking.model->nr_pages];
 
@@ -309,6 +310,7 @@ static void take_next(struct ksm_track *track, unsigned long addr, struct ksm_re
 		       taking.next->state == ksm_record_state(rec) &&
 		       taking.next->word == ksm_record_word(rec).key;
 	taking.next++;
+	return true;
 }
 
 static bool step_forget(struct track_test *tt, struct model *model, unsigned long addr,
@@ -319,7 +321,7 @@ static bool step_forget(struct track_test *tt, struct model *model, unsigned lon
 	taking.model = model;
 	taking.next = mp;
 	taking.fine = true;
-	ksm_track_forget(&tt->track, addr, last, take_next);
+	ksm_track_forget(&tt->track, addr, last, take_next, NULL);
 	skip_to_owner();
 	/* None is left out. */
 	if (taking.next < &model->pages[model->nr_pages] && taking.next->addr <= last)
