@@ -10,20 +10,27 @@
  */
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
+#include <linux/workqueue.h>
 #include <trace/events/ksm.h>
 
 #include "check.h"
 
 #define KSM_REGISTRY_HASH_BITS	10
+/* Whoever exits with more merged pages leaves them to a worker. */
+#define KSM_EXIT_MERGED		64
+/* Which looks so often whether they are unmapped, in jiffies. */
+#define KSM_BURY_DELAY		(HZ / 10)
 
 static struct {
 	spinlock_t lock;		/* guards the other members */
 	struct list_head list;		/* ksm_mm.slot.mm_node, in order of scanning */
 	struct ksm_mm *cursor;		/* where the pass stands; NULL at its end */
 	bool all;			/* a pass must meet newcomers too */
+	struct list_head departed;	/* ksm_mm.slot.mm_node of those that are gone */
 } registry = {
 	.lock = __SPIN_LOCK_UNLOCKED(registry.lock),
 	.list = LIST_HEAD_INIT(registry.list),
+	.departed = LIST_HEAD_INIT(registry.departed),
 };
 
 static DEFINE_HASHTABLE(registry_hash, KSM_REGISTRY_HASH_BITS);	/* registry.lock */
@@ -99,7 +106,7 @@ void ksm_registry_advance(struct ksm_mm *kmm)
 
 #ifdef CONFIG_KSM_DEBUG
 /**
- * ksm_registry_list - all registered mms
+ * ksm_registry_list - all registered mms, and the departed ones
  * @nr: result: how many
  *
  * Context: sleeps.
@@ -112,13 +119,20 @@ struct ksm_mm **ksm_registry_list(unsigned long *nr)
 	struct ksm_mm *kmm;
 
 	scoped_guard(spinlock, &registry.lock)
-		room = list_count_nodes(&registry.list) + 64;
+		room = list_count_nodes(&registry.list) +
+		       list_count_nodes(&registry.departed) + 64;
 	kmms = kvmalloc_array(room, sizeof(*kmms), GFP_KERNEL);
 	if (!kmms)
 		return NULL;
 	guard(spinlock)(&registry.lock);
 	/* Those registered meanwhile may be too many: then sums have moved, too. */
 	list_for_each_entry(kmm, &registry.list, slot.mm_node) {
+		if (i == room)
+			break;
+		ksm_mm_get(kmm);
+		kmms[i++] = kmm;
+	}
+	list_for_each_entry(kmm, &registry.departed, slot.mm_node) {
 		if (i == room)
 			break;
 		ksm_mm_get(kmm);
@@ -218,6 +232,15 @@ void ksm_mm_unlock(struct ksm_mm *kmm)
 	mutex_unlock(&kmm->lock);
 }
 
+/* Nobody finds the mm any more, and it is not scanned; registry.lock held. */
+static void registry_remove(struct ksm_mm *kmm)
+{
+	if (registry.cursor == kmm)
+		registry.cursor = registry_after(kmm);
+	hash_del(&kmm->slot.hash);
+	list_del_init(&kmm->slot.mm_node);
+}
+
 /**
  * ksm_mm_retire - take a registered mm off, for good
  * @kmm: locked; its records are forgotten
@@ -231,27 +254,112 @@ void ksm_mm_retire(struct ksm_mm *kmm)
 	ksm_forget_range(kmm, 0, ULONG_MAX);
 	kmm->gone = true;
 	mm_flags_clear(MMF_VM_MERGEABLE, kmm->slot.mm);
-	scoped_guard(spinlock, &registry.lock) {
-		if (registry.cursor == kmm)
-			registry.cursor = registry_after(kmm);
-		hash_del(&kmm->slot.hash);
-		list_del(&kmm->slot.mm_node);
-	}
+	scoped_guard(spinlock, &registry.lock)
+		registry_remove(kmm);
 	ksm_mm_put(kmm);
 }
 
-/* Newcomers wait for the next round, unless that must meet everybody. */
-static void registry_insert(struct ksm_mm *kmm)
+/*
+ * Returns a departed mm, with a reference, if @unmapped one that has no VMAs any more. To
+ * see that late does no harm.
+ */
+static struct ksm_mm *get_departed(bool unmapped)
+{
+	struct ksm_mm *kmm;
+
+	guard(spinlock)(&registry.lock);
+	list_for_each_entry(kmm, &registry.departed, slot.mm_node) {
+		if (unmapped && !data_race(mtree_empty(&kmm->slot.mm->mm_mt)))
+			continue;
+		ksm_mm_get(kmm);
+		return kmm;
+	}
+	return NULL;
+}
+
+static void bury_all(bool unmapped)
+{
+	struct ksm_mm *kmm;
+
+	while ((kmm = get_departed(unmapped))) {
+		bool listed;
+
+		mutex_lock(&kmm->lock);
+		ksm_forget_range(kmm, 0, ULONG_MAX);
+		scoped_guard(spinlock, &registry.lock) {
+			listed = !list_empty(&kmm->slot.mm_node);
+			list_del_init(&kmm->slot.mm_node);
+		}
+		mutex_unlock(&kmm->lock);
+		/* The list's own reference. */
+		if (listed)
+			ksm_mm_put(kmm);
+		ksm_mm_put(kmm);
+		cond_resched();
+	}
+}
+
+/**
+ * ksm_registry_bury - forget what is left of departed mms
+ *
+ * Several may do so at a time: those who come second to an mm find it done.
+ *
+ * Context: sleeps; no lock of an mm held.
+ */
+void ksm_registry_bury(void)
+{
+	bury_all(false);
+}
+
+static void bury_work(struct work_struct *work)
+{
+	bury_all(true);
+	if (!list_empty_careful(&registry.departed))
+		queue_delayed_work(system_dfl_long_wq, to_delayed_work(work), KSM_BURY_DELAY);
+}
+
+static DECLARE_DELAYED_WORK(bury, bury_work);
+
+/*
+ * To take a merged page off its node takes longer than to unmap it, and an application
+ * waits for this mm to be gone. What the page tables map is found through its sites
+ * meanwhile. Each of them took ksmd longer to make than it takes to forget, so that
+ * they do not pile up.
+ */
+static void depart(struct ksm_mm *kmm)
+{
+	lockdep_assert_held(&kmm->lock);
+
+	/* Nobody shall take them for partners. */
+	if (kmm->track.nr[KSM_CANDIDATE])
+		ksm_forget_but_merged(kmm);
+	kmm->gone = true;
+	mm_flags_clear(MMF_VM_MERGEABLE, kmm->slot.mm);
+	scoped_guard(spinlock, &registry.lock) {
+		registry_remove(kmm);
+		list_add_tail(&kmm->slot.mm_node, &registry.departed);
+	}
+	queue_delayed_work(system_dfl_long_wq, &bury, KSM_BURY_DELAY);
+}
+
+/*
+ * Newcomers wait for the next round, unless that must meet everybody. Returns whether it is
+ * the first.
+ */
+static bool registry_insert(struct ksm_mm *kmm)
 {
 	struct mm_slot *slot = &kmm->slot;
 	struct mm_struct *mm = slot->mm;
+	bool first;
 
 	guard(spinlock)(&registry.lock);
+	first = list_empty(&registry.list);
 	mm_slot_insert(registry_hash, mm, slot);
 	if (registry.all || !registry.cursor)
 		list_add_tail(&slot->mm_node, &registry.list);
 	else
 		list_add_tail(&slot->mm_node, &registry.cursor->slot.mm_node);
+	return first;
 }
 
 /**
@@ -277,9 +385,13 @@ int __ksm_enter(struct mm_struct *mm)
 	mmgrab(mm);
 	kmm->slot.mm = mm;
 	mm_flags_set(MMF_VM_MERGEABLE, mm);
-	registry_insert(kmm);
+	/*
+	 * ksmd is idle for want of mms only as long as the list is empty, and who made it
+	 * not so wakes it: either ksmd sees the list after that, or it sleeps already.
+	 */
+	if (registry_insert(kmm))
+		ksm_scan_wake();
 	trace_ksm_enter(mm);
-	ksm_scan_wake();
 	return 0;
 }
 
@@ -301,13 +413,15 @@ void __ksm_exit(struct mm_struct *mm)
 		return;
 	ksm_check_leave(mm);
 	if (ksm_mm_lock(kmm)) {
-		ksm_mm_retire(kmm);
+		if (kmm->track.nr[KSM_MERGED] > KSM_EXIT_MERGED)
+			depart(kmm);
+		else
+			ksm_mm_retire(kmm);
 		ksm_mm_unlock(kmm);
 	}
 	ksm_mm_put(kmm);
 	trace_ksm_exit(mm);
+	/* It forgets what it has seen. */
 	if (ksm_registry_empty())
 		ksm_scan_kick();
-	else if (ksm_site_nr_heirs())
-		ksm_scan_wake();
 }
