@@ -392,6 +392,7 @@ static int mask_get(void *unused, u64 *mask)
 static int mask_set(void *unused, u64 mask)
 {
 	guard(mutex)(&ksm_control);
+	ksm_registry_bury();
 	if (!ksm_registry_empty() || ksm_site_nr_heirs())
 		return -EBUSY;
 	ksm_scan_reset();

@@ -421,21 +421,21 @@ static bool check_page_tables(struct ksm_check *check, bool unmaps)
 void ksm_check_mm(struct ksm_check *check, struct ksm_mm *kmm)
 {
 	struct mm_struct *mm = kmm->slot.mm;
-	bool agrees = true;
+	bool agrees = true, gone;
 
-	/* A look without the lock: exit holds the mmap_lock for long. */
-	if (READ_ONCE(kmm->gone))
-		return;
 	check->kmm = kmm;
-	mmap_read_lock(mm);
-	if (ksm_mm_lock(kmm)) {
-		check_track(check);
-		/* Who is about to exit may be forgotten already, by unmerging. */
-		if (atomic_read(&mm->mm_users))
-			agrees = check_page_tables(check, true);
-		ksm_mm_unlock(kmm);
-	}
-	mmap_read_unlock(mm);
+	/* Exit holds the mmap_lock for long; who departed has records, but no page tables. */
+	gone = READ_ONCE(kmm->gone);
+	if (!gone)
+		mmap_read_lock(mm);
+	mutex_lock(&kmm->lock);
+	check_track(check);
+	/* Who is about to exit may be forgotten already, by unmerging. */
+	if (!kmm->gone && atomic_read(&mm->mm_users))
+		agrees = check_page_tables(check, true);
+	ksm_mm_unlock(kmm);
+	if (!gone)
+		mmap_read_unlock(mm);
 	if (agrees)
 		return;
 	/* munmap() zaps what no VMA stands for any more with the lock for reading. */

@@ -5,6 +5,7 @@
  * Vocabulary of mm/ksm/:
  *
  *   registered mm   an address space that takes part (struct ksm_mm)
+ *   departed mm     one that exits, and whose merged pages are still to be forgotten
  *   page record     what is known of one page of a registered mm: a state and
  *                   a word, kept in blocks found by address (struct ksm_block)
  *   key             keyed 64-bit checksum of a page's contents; the page's NUMA
@@ -32,13 +33,14 @@
  *   batch           the pages looked at under one hold of an mm's locks
  *   pass            one round over all registered mms
  *
- * Files: registry (who takes part), scan (ksmd, passes), advisor
+ * Files: registry (which mms take part), vma (which parts of them), scan (ksmd, passes), advisor
  * (how fast), collect (find the pages of a batch), change (dirty and accessed
  * bits), unchanged (what is passed over), batch (hash and file pages), track (page
- * records), checksum, forest, sight (keys that were seen), unstable (candidates),
- * stable (merged folios), site (who maps them), pte (changes of page tables),
- * merge, zero, unmerge, rmap (what the rest of mm calls), sysfs, stat, work (what
- * it all cost, in debugfs), check and check_mm (whether all agrees, likewise).
+ * records), forget (what they own goes with them), checksum, forest, sight (keys that
+ * were seen), unstable (candidates), stable (merged folios), site (who maps them), pte
+ * (changes of page tables), merge, zero, unmerge, rmap (what the rest of mm calls),
+ * sysfs, stat, work (what it all cost, in debugfs), check and check_mm (whether all
+ * agrees, likewise).
  *
  * Lock order, outermost first:
  *
@@ -323,6 +325,10 @@ static inline bool ksm_block_find(struct ksm_block *block, unsigned long addr,
 	return true;
 }
 
+/* Takes back what a record owns, as that is about to be forgotten; false: it stays. */
+typedef bool ksm_take_back_fn(struct ksm_track *track, unsigned long addr, struct ksm_record rec,
+			      void *arg);
+
 void ksm_track_cache_create(void);
 void ksm_track_init(struct ksm_track *track, atomic_long_t *totals);
 struct ksm_block *ksm_track_block(struct ksm_track *track, unsigned long addr);
@@ -336,6 +342,8 @@ void ksm_track_set(struct ksm_track *track, struct ksm_record rec, enum ksm_stat
 bool ksm_track_next(struct ksm_track *track, unsigned long *addr, unsigned long last,
 		    struct ksm_record *rec);
 void ksm_track_trim(struct ksm_track *track, unsigned long addr, unsigned long last);
+void ksm_track_forget(struct ksm_track *track, unsigned long addr, unsigned long last,
+		      ksm_take_back_fn *take_back, void *arg);
 unsigned long ksm_track_records(const struct ksm_track *track);
 
 /* ---- backoff: how long a page must be left alone ---- */
@@ -369,7 +377,8 @@ unsigned int ksm_backoff_first(const struct ksm_fate *fate, unsigned int unit);
  *	the cursor
  * @lock: guards @gone and @track, and keeps the mm's page tables in being for
  *	the holder as long as @gone is not set: the exit hook takes it
- * @gone: the exit hook has run or the mm was taken off; hands off its page tables
+ * @gone: the exit hook has run or the mm was taken off; hands off its page tables. It may
+ *	have records of merged pages all the same, until it is buried
  * @track: the page records
  * @next: address where the scanner goes on; scanner only
  * @met: a VMA that takes part was met in this pass; scanner only
@@ -408,6 +417,7 @@ bool ksm_mm_lock(struct ksm_mm *kmm);
 bool ksm_mm_trylock(struct ksm_mm *kmm);
 void ksm_mm_unlock(struct ksm_mm *kmm);
 void ksm_mm_retire(struct ksm_mm *kmm);
+void ksm_registry_bury(void);
 bool ksm_vma_mergeable(const struct vm_area_struct *vma);
 struct vm_area_struct *ksm_vma_lookup(struct mm_struct *mm, unsigned long addr);
 
@@ -572,6 +582,26 @@ void ksm_stable_forget_pfns(unsigned long start_pfn, unsigned long nr_pages);
 
 /* ---- site: who maps merged folios ---- */
 
+/**
+ * struct ksm_leaving - sites of an mm that leave one after the other
+ * @mm: whose; it does not fork meanwhile
+ * @wait: whether to sleep for locks of merged folios
+ * @alone: the tree of this anon_vma holds nothing but one VMA of @mm at most, or NULL
+ * @offset: in that VMA, addresses less indices in bytes
+ * @gone: room for KSM_LEAVING sites that are to be freed together, or NULL
+ * @nr_gone: how many there are
+ */
+struct ksm_leaving {
+	const struct mm_struct *mm;
+	bool wait;
+	const struct anon_vma *alone;
+	unsigned long offset;
+	struct ksm_site **gone;
+	unsigned int nr_gone;
+};
+
+#define KSM_LEAVING	32
+
 void ksm_site_init(void);
 struct ksm_site *ksm_site_alloc(struct anon_vma *anon_vma, pgoff_t pgoff);
 void ksm_site_free(struct ksm_site *site);
@@ -580,8 +610,8 @@ struct ksm_site *ksm_site_inherit(struct ksm_stable *stable, const struct vm_are
 				  unsigned long addr);
 void ksm_site_bequeath(struct ksm_site *site);
 void ksm_site_drop(struct ksm_site *site, struct folio *folio);
-bool ksm_site_leave(struct ksm_site *site, const struct mm_struct *mm, unsigned long addr,
-		    bool wait);
+bool ksm_site_leave(struct ksm_leaving *leaving, struct ksm_site *site, unsigned long addr);
+void ksm_sites_left(struct ksm_leaving *leaving);
 unsigned int ksm_site_prune_heirs(unsigned int max, bool wait);
 unsigned int ksm_site_nr_heirs(void);
 bool ksm_site_reaches(const struct ksm_site *site, const struct vm_area_struct *vma,
@@ -592,12 +622,15 @@ bool ksm_site_reaches(const struct ksm_site *site, const struct vm_area_struct *
 void ksm_frame_note(struct folio *folio);
 void ksm_frames_begin_pass(void);
 
-/* ---- batch and scan ---- */
+/* ---- forget: page records, with what they own ---- */
 
 bool ksm_forget_record(struct ksm_mm *kmm, unsigned long addr, struct ksm_record rec, bool wait);
 bool ksm_replace_record(struct ksm_mm *kmm, unsigned long addr, struct ksm_record rec,
 			enum ksm_state state, union ksm_word word);
 void ksm_forget_range(struct ksm_mm *kmm, unsigned long start, unsigned long last);
+void ksm_forget_but_merged(struct ksm_mm *kmm);
+
+/* ---- batch and scan ---- */
 
 /* Pages hashed under one hold of the locks: bounds what others wait for. */
 #define KSM_BATCH_PAGES		128
@@ -782,6 +815,7 @@ long ksm_stat_volatile(void);
 long ksm_stat_profit(void);
 void *ksm_cache_alloc(struct kmem_cache *cache, gfp_t gfp);
 void ksm_cache_free(struct kmem_cache *cache, void *object);
+void ksm_cache_free_bulk(struct kmem_cache *cache, unsigned int nr, void **objects);
 int ksm_sysfs_init(void);
 
 #endif /* _MM_KSM_KSM_H */

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Which mms and VMAs take part: madvise, prctl, fork, exec and exit.
+ * Which mms take part: fork, exec and exit.
  *
  * An mm is registered when one of its VMAs becomes mergeable or when it asks
  * for merging everywhere, and stays so until it exits or the scanner finds
@@ -8,15 +8,18 @@
  * it changes under the mmap_lock held for writing, or by the scanner under
  * mmap_lock held for reading, or by the exit hook when nobody else is left.
  */
-#include <linux/fs.h>
-#include <linux/mman.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
+#include <linux/workqueue.h>
 #include <trace/events/ksm.h>
 
 #include "check.h"
 
 #define KSM_REGISTRY_HASH_BITS	10
+/* Whoever exits with more merged pages leaves them to a worker. */
+#define KSM_EXIT_MERGED		64
+/* Which looks so often whether they are unmapped, in jiffies. */
+#define KSM_BURY_DELAY		(HZ / 10)
 
 /* An mm has grown if it has so many new pages, and such a part more than before. */
 #define KSM_GROWTH_PAGES	64UL
@@ -28,9 +31,11 @@ static struct {
 	struct ksm_mm *cursor;		/* where the pass stands; NULL at its end */
 	struct ksm_mm *watched;		/* next whose growth is looked at, or NULL */
 	bool all;			/* a pass must meet newcomers too */
+	struct list_head departed;	/* ksm_mm.slot.mm_node of those that are gone */
 } registry = {
 	.lock = __SPIN_LOCK_UNLOCKED(registry.lock),
 	.list = LIST_HEAD_INIT(registry.list),
+	.departed = LIST_HEAD_INIT(registry.departed),
 };
 
 static DEFINE_HASHTABLE(registry_hash, KSM_REGISTRY_HASH_BITS);	/* registry.lock */
@@ -142,7 +147,7 @@ bool ksm_registry_has_grown(unsigned int max, unsigned long age)
 
 #ifdef CONFIG_KSM_DEBUG
 /**
- * ksm_registry_list - all registered mms
+ * ksm_registry_list - all registered mms, and the departed ones
  * @nr: result: how many
  *
  * Context: sleeps.
@@ -155,13 +160,20 @@ struct ksm_mm **ksm_registry_list(unsigned long *nr)
 	struct ksm_mm *kmm;
 
 	scoped_guard(spinlock, &registry.lock)
-		room = list_count_nodes(&registry.list) + 64;
+		room = list_count_nodes(&registry.list) +
+		       list_count_nodes(&registry.departed) + 64;
 	kmms = kvmalloc_array(room, sizeof(*kmms), GFP_KERNEL);
 	if (!kmms)
 		return NULL;
 	guard(spinlock)(&registry.lock);
 	/* Those registered meanwhile may be too many: then sums have moved, too. */
 	list_for_each_entry(kmm, &registry.list, slot.mm_node) {
+		if (i == room)
+			break;
+		ksm_mm_get(kmm);
+		kmms[i++] = kmm;
+	}
+	list_for_each_entry(kmm, &registry.departed, slot.mm_node) {
 		if (i == room)
 			break;
 		ksm_mm_get(kmm);
@@ -261,6 +273,17 @@ void ksm_mm_unlock(struct ksm_mm *kmm)
 	mutex_unlock(&kmm->lock);
 }
 
+/* Nobody finds the mm any more, and it is not scanned; registry.lock held. */
+static void registry_remove(struct ksm_mm *kmm)
+{
+	if (registry.cursor == kmm)
+		registry.cursor = registry_after(kmm);
+	if (registry.watched == kmm)
+		registry.watched = registry_after(kmm);
+	hash_del(&kmm->slot.hash);
+	list_del_init(&kmm->slot.mm_node);
+}
+
 /**
  * ksm_mm_retire - take a registered mm off, for good
  * @kmm: locked; its records are forgotten
@@ -274,29 +297,112 @@ void ksm_mm_retire(struct ksm_mm *kmm)
 	ksm_forget_range(kmm, 0, ULONG_MAX);
 	kmm->gone = true;
 	mm_flags_clear(MMF_VM_MERGEABLE, kmm->slot.mm);
-	scoped_guard(spinlock, &registry.lock) {
-		if (registry.cursor == kmm)
-			registry.cursor = registry_after(kmm);
-		if (registry.watched == kmm)
-			registry.watched = registry_after(kmm);
-		hash_del(&kmm->slot.hash);
-		list_del(&kmm->slot.mm_node);
-	}
+	scoped_guard(spinlock, &registry.lock)
+		registry_remove(kmm);
 	ksm_mm_put(kmm);
 }
 
-/* Newcomers wait for the next round, unless that must meet everybody. */
-static void registry_insert(struct ksm_mm *kmm)
+/*
+ * Returns a departed mm, with a reference, if @unmapped one that has no VMAs any more. To
+ * see that late does no harm.
+ */
+static struct ksm_mm *get_departed(bool unmapped)
+{
+	struct ksm_mm *kmm;
+
+	guard(spinlock)(&registry.lock);
+	list_for_each_entry(kmm, &registry.departed, slot.mm_node) {
+		if (unmapped && !data_race(mtree_empty(&kmm->slot.mm->mm_mt)))
+			continue;
+		ksm_mm_get(kmm);
+		return kmm;
+	}
+	return NULL;
+}
+
+static void bury_all(bool unmapped)
+{
+	struct ksm_mm *kmm;
+
+	while ((kmm = get_departed(unmapped))) {
+		bool listed;
+
+		mutex_lock(&kmm->lock);
+		ksm_forget_range(kmm, 0, ULONG_MAX);
+		scoped_guard(spinlock, &registry.lock) {
+			listed = !list_empty(&kmm->slot.mm_node);
+			list_del_init(&kmm->slot.mm_node);
+		}
+		mutex_unlock(&kmm->lock);
+		/* The list's own reference. */
+		if (listed)
+			ksm_mm_put(kmm);
+		ksm_mm_put(kmm);
+		cond_resched();
+	}
+}
+
+/**
+ * ksm_registry_bury - forget what is left of departed mms
+ *
+ * Several may do so at a time: those who come second to an mm find it done.
+ *
+ * Context: sleeps; no lock of an mm held.
+ */
+void ksm_registry_bury(void)
+{
+	bury_all(false);
+}
+
+static void bury_work(struct work_struct *work)
+{
+	bury_all(true);
+	if (!list_empty_careful(&registry.departed))
+		queue_delayed_work(system_dfl_long_wq, to_delayed_work(work), KSM_BURY_DELAY);
+}
+
+static DECLARE_DELAYED_WORK(bury, bury_work);
+
+/*
+ * To take a merged page off its node takes longer than to unmap it, and an application
+ * waits for this mm to be gone. What the page tables map is found through its sites
+ * meanwhile. Each of them took ksmd longer to make than it takes to forget, so that
+ * they do not pile up.
+ */
+static void depart(struct ksm_mm *kmm)
+{
+	lockdep_assert_held(&kmm->lock);
+
+	/* Nobody shall take them for partners. */
+	if (kmm->track.nr[KSM_CANDIDATE])
+		ksm_forget_but_merged(kmm);
+	kmm->gone = true;
+	mm_flags_clear(MMF_VM_MERGEABLE, kmm->slot.mm);
+	scoped_guard(spinlock, &registry.lock) {
+		registry_remove(kmm);
+		list_add_tail(&kmm->slot.mm_node, &registry.departed);
+	}
+	queue_delayed_work(system_dfl_long_wq, &bury, KSM_BURY_DELAY);
+}
+
+/*
+ * Newcomers wait for the next round, unless that must meet everybody. Returns whether it is
+ * the first.
+ */
+static bool registry_insert(struct ksm_mm *kmm)
 {
 	struct mm_slot *slot = &kmm->slot;
 	struct mm_struct *mm = slot->mm;
+	bool first;
 
 	guard(spinlock)(&registry.lock);
+	first = list_empty(&registry.list);
 	mm_slot_insert(registry_hash, mm, slot);
 	if (registry.all || !registry.cursor)
 		list_add_tail(&slot->mm_node, &registry.list);
 	else
 		list_add_tail(&slot->mm_node, &registry.cursor->slot.mm_node);
+	return first;
 }
 
 /**
@@ -323,9 +429,13 @@ int __ksm_enter(struct mm_struct *mm)
 	kmm->slot.mm = mm;
 	kmm->born = jiffies;
 	mm_flags_set(MMF_VM_MERGEABLE, mm);
-	registry_insert(kmm);
+	/*
+	 * ksmd is idle for want of mms only as long as the list is empty, and who made it
+	 * not so wakes it: either ksmd sees the list after that, or it sleeps already.
+	 */
+	if (registry_insert(kmm))
+		ksm_scan_wake();
 	trace_ksm_enter(mm);
-	ksm_scan_wake();
 	return 0;
 }
 
@@ -347,249 +457,15 @@ void __ksm_exit(struct mm_struct *mm)
 		return;
 	ksm_check_leave(mm);
 	if (ksm_mm_lock(kmm)) {
-		ksm_mm_retire(kmm);
+		if (kmm->track.nr[KSM_MERGED] > KSM_EXIT_MERGED)
+			depart(kmm);
+		else
+			ksm_mm_retire(kmm);
 		ksm_mm_unlock(kmm);
 	}
 	ksm_mm_put(kmm);
 	trace_ksm_exit(mm);
+	/* It forgets what it has seen. */
 	if (ksm_registry_empty())
 		ksm_scan_kick();
-	else if (ksm_site_nr_heirs())
-		ksm_scan_wake();
-}
-
-static bool flags_compatible(const struct file *file, vma_flags_t flags)
-{
-	if (vma_flags_test_any(&flags, VMA_SHARED_BIT, VMA_MAYSHARE_BIT, VMA_HUGETLB_BIT))
-		return false;
-	if (vma_flags_test_any_mask(&flags, VMA_SPECIAL_FLAGS))
-		return false;
-	if (vma_flags_test_single_mask(&flags, VMA_DROPPABLE))
-		return false;
-	if (file && IS_DAX(file_inode(file)))
-		return false;
-#ifdef VM_SAO
-	if (vma_flags_to_legacy(flags) & VM_SAO)
-		return false;
-#endif
-#ifdef VM_SPARC_ADI
-	if (vma_flags_to_legacy(flags) & VM_SPARC_ADI)
-		return false;
-#endif
-	return true;
-}
-
-static bool vma_compatible(const struct vm_area_struct *vma)
-{
-	return flags_compatible(vma->vm_file, vma->flags);
-}
-
-/**
- * ksm_vma_mergeable - whether a VMA may hold pages to merge
- * @vma: which
- *
- * Context: mmap_lock held.
- * Return: true if it takes part and has had anonymous pages.
- */
-bool ksm_vma_mergeable(const struct vm_area_struct *vma)
-{
-	return (vma->vm_flags & VM_MERGEABLE) && vma->anon_vma;
-}
-
-/**
- * ksm_vma_lookup - the mergeable VMA at an address
- * @mm: whose
- * @addr: where
- *
- * Context: mmap_lock held.
- * Return: the VMA, or NULL when there is none or it may not be merged.
- */
-struct vm_area_struct *ksm_vma_lookup(struct mm_struct *mm, unsigned long addr)
-{
-	struct vm_area_struct *vma = vma_lookup(mm, addr);
-
-	return vma && ksm_vma_mergeable(vma) ? vma : NULL;
-}
-
-static int madvise_mergeable(struct vm_area_struct *vma, vm_flags_t *vm_flags)
-{
-	struct mm_struct *mm = vma->vm_mm;
-
-	if (!vma_compatible(vma))
-		return 0;
-	/* A copy of a mergeable VMA may be there while its mm could not register. */
-	if (!mm_flags_test(MMF_VM_MERGEABLE, mm)) {
-		int err = __ksm_enter(mm);
-
-		if (err)
-			return err;
-	}
-	if (!(*vm_flags & VM_MERGEABLE))
-		ksm_scan_hurry();
-	*vm_flags |= VM_MERGEABLE;
-	return 0;
-}
-
-static int madvise_unmergeable(struct vm_area_struct *vma, unsigned long start,
-			       unsigned long end, vm_flags_t *vm_flags)
-{
-	if (!(vma->vm_flags & VM_MERGEABLE))
-		return 0;
-	if (vma->anon_vma) {
-		int err = ksm_unmerge_range(vma, start, end);
-
-		if (err)
-			return err;
-	}
-	*vm_flags &= ~VM_MERGEABLE;
-	return 0;
-}
-
-/**
- * ksm_madvise - MADV_MERGEABLE and MADV_UNMERGEABLE on a part of a VMA
- * @vma: the VMA
- * @start: first byte, page aligned
- * @end: end of the part, page aligned
- * @advice: one of the two
- * @vm_flags: the VMA's flags to be; changed on success only
- *
- * Context: mmap_lock held for writing; may sleep.
- * Return: 0, also where merging is not possible; -ENOMEM; -EBUSY for a page that
- * cannot be had now; -ERESTARTSYS when a signal ended an unmerging early.
- */
-int ksm_madvise(struct vm_area_struct *vma, unsigned long start, unsigned long end,
-		int advice, vm_flags_t *vm_flags)
-{
-	switch (advice) {
-	case MADV_MERGEABLE:
-		return madvise_mergeable(vma, vm_flags);
-	case MADV_UNMERGEABLE:
-		return madvise_unmergeable(vma, start, end, vm_flags);
-	default:
-		return 0;
-	}
-}
-EXPORT_SYMBOL_GPL(ksm_madvise);
-
-/**
- * ksm_vma_flags - flags of a VMA about to be made
- * @mm: whose
- * @file: what it maps, or NULL
- * @vma_flags: its flags
- *
- * Context: any.
- * Return: @vma_flags, made mergeable if the mm asked for that and it can be.
- */
-vma_flags_t ksm_vma_flags(struct mm_struct *mm, const struct file *file, vma_flags_t vma_flags)
-{
-	if (mm_flags_test(MMF_VM_MERGE_ANY, mm) && flags_compatible(file, vma_flags))
-		vma_flags_set(&vma_flags, VMA_MERGEABLE_BIT);
-	return vma_flags;
-}
-
-static void mark_all_vmas(struct mm_struct *mm)
-{
-	VMA_ITERATOR(vmi, mm, 0);
-	struct vm_area_struct *vma;
-
-	for_each_vma(vmi, vma) {
-		if (!(vma->vm_flags & VM_MERGEABLE) && vma_compatible(vma))
-			vm_flags_set(vma, VM_MERGEABLE);
-	}
-}
-
-static int unmark_all_vmas(struct mm_struct *mm)
-{
-	VMA_ITERATOR(vmi, mm, 0);
-	struct vm_area_struct *vma;
-
-	for_each_vma(vmi, vma) {
-		vm_flags_t flags = vma->vm_flags;
-		int err = madvise_unmergeable(vma, vma->vm_start, vma->vm_end, &flags);
-
-		if (err)
-			return err;
-		if (flags != vma->vm_flags)
-			vm_flags_clear(vma, VM_MERGEABLE);
-	}
-	return 0;
-}
-
-/**
- * ksm_enable_merge_any - all VMAs of an mm, present and future, take part
- * @mm: which
- *
- * Context: mmap_lock held for writing; may sleep.
- * Return: 0 or -ENOMEM.
- */
-int ksm_enable_merge_any(struct mm_struct *mm)
-{
-	if (!mm_flags_test(MMF_VM_MERGEABLE, mm)) {
-		int err = __ksm_enter(mm);
-
-		if (err)
-			return err;
-	}
-	if (mm_flags_test(MMF_VM_MERGE_ANY, mm))
-		return 0;
-	mm_flags_set(MMF_VM_MERGE_ANY, mm);
-	mark_all_vmas(mm);
-	ksm_scan_hurry();
-	return 0;
-}
-
-/**
- * ksm_disable_merge_any - undo ksm_enable_merge_any() and unmerge all VMAs
- * @mm: which
- *
- * Context: mmap_lock held for writing; may sleep.
- * Return: 0; -ENOMEM, -EBUSY or -ERESTARTSYS, and merging stays on for all VMAs.
- */
-int ksm_disable_merge_any(struct mm_struct *mm)
-{
-	int err;
-
-	if (!mm_flags_test(MMF_VM_MERGE_ANY, mm))
-		return 0;
-	err = unmark_all_vmas(mm);
-	if (err) {
-		mark_all_vmas(mm);
-		return err;
-	}
-	mm_flags_clear(MMF_VM_MERGE_ANY, mm);
-	return 0;
-}
-
-/**
- * ksm_disable - unmerge all VMAs of an mm, whoever asked for merging
- * @mm: which
- *
- * Context: mmap_lock held for writing; may sleep.
- * Return: 0, -ENOMEM, -EBUSY or -ERESTARTSYS.
- */
-int ksm_disable(struct mm_struct *mm)
-{
-	if (mm_flags_test(MMF_VM_MERGE_ANY, mm))
-		return ksm_disable_merge_any(mm);
-	return unmark_all_vmas(mm);
-}
-
-/**
- * ksm_process_mergeable - whether any VMA of an mm takes part
- * @mm: which
- *
- * Context: mmap_lock held.
- * Return: true if one does.
- */
-bool ksm_process_mergeable(struct mm_struct *mm)
-{
-	VMA_ITERATOR(vmi, mm, 0);
-	struct vm_area_struct *vma;
-
-	mmap_assert_locked(mm);
-	for_each_vma(vmi, vma) {
-		if (vma->vm_flags & VM_MERGEABLE)
-			return true;
-	}
-	return false;
 }

@@ -87,14 +87,8 @@ void ksm_site_attach(struct ksm_stable *stable, struct ksm_site *site)
 	ksm_stable_settle(root, stable);
 }
 
-/**
- * ksm_site_drop - take a site off its node, and the node with the last one
- * @site: attached, and freed by this
- * @folio: the node's, locked, or NULL when it is known to be gone
- *
- * Context: may sleep, where an anon_vma goes with the site.
- */
-void ksm_site_drop(struct ksm_site *site, struct folio *folio)
+/* Takes a site off its node, and the node with the last one. */
+static void detach(struct ksm_site *site, struct folio *folio)
 {
 	struct ksm_stable *stable = site->stable;
 	struct ksm_root *root = ksm_stable_root(stable);
@@ -110,7 +104,57 @@ void ksm_site_drop(struct ksm_site *site, struct folio *folio)
 	}
 	if (felled)
 		ksm_stable_drop(stable, folio);
+}
+
+/**
+ * ksm_site_drop - take a site off its node, and the node with the last one
+ * @site: attached, and freed by this
+ * @folio: the node's, locked, or NULL when it is known to be gone
+ *
+ * Context: may sleep, where an anon_vma goes with the site.
+ */
+void ksm_site_drop(struct ksm_site *site, struct folio *folio)
+{
+	detach(site, folio);
 	ksm_site_free(site);
+}
+
+/* A node has heirs. Returns whether it is the only one. */
+static bool list_heirs(struct ksm_stable *stable)
+{
+	guard(spinlock)(&heirs.lock);
+	if (!list_empty(&stable->heirs))
+		return false;
+	list_add_tail(&stable->heirs, &heirs.list);
+	return !heirs.nr++;
+}
+
+/*
+ * Between passes ksmd looks after heirs. If it has no passes it sleeps until there are
+ * heirs: who lists the first node wakes it. Who stops the passes later lets it look.
+ */
+static void first_heir_wakes(void)
+{
+	smp_mb();	/* pairs with that of wait_event(), in scan_idle() */
+	if (READ_ONCE(ksm_run) != KSM_RUN_MERGE || ksm_registry_empty())
+		ksm_scan_wake();
+}
+
+/* Returns whether no node had heirs before. */
+static bool bequeath(struct ksm_site *site)
+{
+	struct ksm_stable *stable = site->stable;
+	struct ksm_root *root = ksm_stable_root(stable);
+	bool first;
+
+	guard(spinlock)(&root->lock);
+	site->heir = true;
+	stable->nr_heirs++;
+	first = list_heirs(stable);
+	smp_mb__before_atomic();	/* pairs with something_is_merged() */
+	if (!--stable->nr_sites)
+		atomic_long_dec(&ksm_stat.shared);
+	return first;
 }
 
 /**
@@ -121,21 +165,8 @@ void ksm_site_drop(struct ksm_site *site, struct folio *folio)
  */
 void ksm_site_bequeath(struct ksm_site *site)
 {
-	struct ksm_stable *stable = site->stable;
-	struct ksm_root *root = ksm_stable_root(stable);
-
-	guard(spinlock)(&root->lock);
-	site->heir = true;
-	stable->nr_heirs++;
-	scoped_guard(spinlock, &heirs.lock) {
-		if (list_empty(&stable->heirs)) {
-			list_add_tail(&stable->heirs, &heirs.list);
-			heirs.nr++;
-		}
-	}
-	smp_mb__before_atomic();	/* pairs with something_is_merged() */
-	if (!--stable->nr_sites)
-		atomic_long_dec(&ksm_stat.shared);
+	if (bequeath(site))
+		first_heir_wakes();
 }
 
 /**
@@ -184,54 +215,107 @@ static bool site_has_double(const struct ksm_site *site)
 }
 
 /*
- * Whether others than @mm may have forked from the site, or @mm has a place that
+ * Whether the tree of the site's anon_vma holds nothing but the VMA of the site's own place,
+ * or not even that any more. As the mm does not fork it stays so.
+ */
+static bool tree_is_own(const struct ksm_leaving *leaving, struct ksm_site *site,
+			unsigned long own)
+{
+	struct anon_vma_chain *avc = anon_rmap_tree_iter_first(site->anon_vma, 0, ULONG_MAX);
+
+	if (!avc)
+		return true;
+	return avc->vma->vm_mm == leaving->mm && !anon_rmap_tree_iter_next(avc, 0, ULONG_MAX) &&
+	       vma_anon_address(avc->vma, site->pgoff, 1) == own;
+}
+
+/*
+ * Whether others than the mm may have forked from the site, or the mm has a place that
  * stems from it besides @own. Without the lock the answer is yes: an heir too
  * many costs a little memory until it is pruned.
  */
-static bool site_has_relatives(const struct ksm_site *site, const struct mm_struct *mm,
+static bool site_has_relatives(struct ksm_leaving *leaving, struct ksm_site *site,
 			       unsigned long own)
 {
+	unsigned long offset = own - (site->pgoff << PAGE_SHIFT);
 	struct anon_vma *anon_vma = site->anon_vma;
 	struct anon_vma_chain *avc;
 	bool found = false;
 
+	if (anon_vma == leaving->alone && offset == leaving->offset)
+		return false;
 	if (!anon_vma_trylock_read(anon_vma))
 		return true;
-	anon_rmap_tree_foreach(avc, anon_vma, site->pgoff, site->pgoff) {
-		found = avc->vma->vm_mm != mm ||
-			vma_anon_address(avc->vma, site->pgoff, 1) != own;
-		if (found)
-			break;
+	if (tree_is_own(leaving, site, own)) {
+		leaving->alone = anon_vma;
+		leaving->offset = offset;
+	} else {
+		anon_rmap_tree_foreach(avc, anon_vma, site->pgoff, site->pgoff) {
+			found = avc->vma->vm_mm != leaving->mm ||
+				vma_anon_address(avc->vma, site->pgoff, 1) != own;
+			if (found)
+				break;
+		}
 	}
 	anon_vma_unlock_read(anon_vma);
 	return found;
 }
 
 /**
- * ksm_site_leave - a site's own mapping is gone or about to go
- * @site: owned by no record any more, unless this fails
- * @mm: whose it was
- * @addr: where
- * @wait: whether to sleep for the folio's lock
+ * ksm_sites_left - free the sites that have left
+ * @leaving: with room for them
  *
- * Frees the site or makes it an heir; frees the node with its last site.
- *
- * Context: the mm's records locked; sleeps if @wait.
- * Return: false when the folio is locked and @wait is not set; nothing changed.
+ * Context: sleeps.
  */
-bool ksm_site_leave(struct ksm_site *site, const struct mm_struct *mm, unsigned long addr,
-		    bool wait)
+void ksm_sites_left(struct ksm_leaving *leaving)
 {
-	struct folio *folio = ksm_stable_lock_folio(site->stable, wait);
+	unsigned int i;
+
+	for (i = 0; i < leaving->nr_gone; i++)
+		put_anon_vma(leaving->gone[i]->anon_vma);
+	if (i)
+		ksm_cache_free_bulk(ksm_site_cache, i, (void **)leaving->gone);
+	leaving->nr_gone = 0;
+	cond_resched();
+}
+
+static void drop_leaving(struct ksm_leaving *leaving, struct ksm_site *site, struct folio *folio)
+{
+	detach(site, folio);
+	if (!leaving->gone) {
+		ksm_site_free(site);
+		return;
+	}
+	leaving->gone[leaving->nr_gone++] = site;
+	if (leaving->nr_gone == KSM_LEAVING)
+		ksm_sites_left(leaving);
+}
+
+/**
+ * ksm_site_leave - a site's own mapping is gone or about to go
+ * @leaving: whose site, and what is known from those that left before
+ * @site: owned by no record any more, unless this fails
+ * @addr: where
+ *
+ * Frees the site, at once or by ksm_sites_left(), or makes it an heir; frees the node
+ * with its last site.
+ *
+ * Context: the mm's records locked; sleeps if @leaving waits.
+ * Return: false when the folio is locked and @leaving does not wait; nothing changed.
+ */
+bool ksm_site_leave(struct ksm_leaving *leaving, struct ksm_site *site, unsigned long addr)
+{
+	struct folio *folio = ksm_stable_lock_folio(site->stable, leaving->wait);
 
 	if (IS_ERR(folio))
 		return false;
-	trace_ksm_remove_rmap_item(READ_ONCE(site->stable->pfn), (void *)site->pgoff, (void *)mm);
-	if (folio && folio_mapped(folio) && site_has_relatives(site, mm, addr) &&
+	trace_ksm_remove_rmap_item(READ_ONCE(site->stable->pfn), (void *)site->pgoff,
+				   (void *)leaving->mm);
+	if (folio && folio_mapped(folio) && site_has_relatives(leaving, site, addr) &&
 	    !site_has_double(site))
 		ksm_site_bequeath(site);
 	else
-		ksm_site_drop(site, folio);
+		drop_leaving(leaving, site, folio);
 	if (folio) {
 		folio_unlock(folio);
 		folio_put(folio);
@@ -340,11 +424,8 @@ static bool prune_node(struct ksm_stable *stable, bool wait)
 		prune_gone(stable, nr_heirs);
 	else if (nr_heirs)
 		kept = prune_living(stable, folio);
-	if (kept) {
-		guard(spinlock)(&heirs.lock);
-		list_add_tail(&stable->heirs, &heirs.list);
-		heirs.nr++;
-	}
+	if (kept && list_heirs(stable))
+		first_heir_wakes();
 	if (folio) {
 		folio_unlock(folio);
 		folio_put(folio);

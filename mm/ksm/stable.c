@@ -200,11 +200,12 @@ struct folio *ksm_stable_lock_folio(const struct ksm_stable *stable, bool wait)
 	struct folio *folio;
 
 	while ((folio = ksm_stable_get_folio(stable))) {
-		if (wait) {
+		if (!folio_trylock(folio)) {
+			if (!wait) {
+				folio_put(folio);
+				return ERR_PTR(-EAGAIN);
+			}
 			folio_lock(folio);
-		} else if (!folio_trylock(folio)) {
-			folio_put(folio);
-			return ERR_PTR(-EAGAIN);
 		}
 		if (ksm_stable_owns(stable, folio))
 			return folio;

@@ -44,6 +44,18 @@ void ksm_cache_free(struct kmem_cache *cache, void *object)
 }
 
 /**
+ * ksm_cache_free_bulk - free several objects
+ * @cache: of which kind
+ * @nr: how many
+ * @objects: none of them NULL
+ */
+void ksm_cache_free_bulk(struct kmem_cache *cache, unsigned int nr, void **objects)
+{
+	atomic_long_sub((unsigned long)nr * kmem_cache_size(cache), &ksm_stat.bytes);
+	kmem_cache_free_bulk(cache, nr, objects);
+}
+
+/**
  * ksm_stat_records - page records in use
  *
  * Return: their number.

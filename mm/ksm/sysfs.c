@@ -22,6 +22,7 @@ static int parse_uint(const char *buf, unsigned int *value)
  */
 static bool something_is_merged(void)
 {
+	ksm_registry_bury();
 	if (atomic_long_read(&ksm_stat.shared))
 		return true;
 	smp_rmb();	/* pairs with ksm_site_bequeath() */

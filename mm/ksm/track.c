@@ -18,6 +18,8 @@
 
 /* Blocks gone over between two chances for others to run. */
 #define TRIM_BLOCKS	4096
+/* Likewise where their records are counted, too. */
+#define FORGET_BLOCKS	16
 
 /* The sizes of blocks: records that there is room for. */
 static const u8 block_rooms[] = { 4, 16, KSM_BLOCK_PAGES };
@@ -342,6 +344,110 @@ void ksm_track_trim(struct ksm_track *track, unsigned long addr, unsigned long l
 		xa_erase(&track->blocks, index);
 		free_block(track, block);
 	}
+}
+
+/* Which page the record in a slot is of. */
+static unsigned int page_in_slot(const struct ksm_block *block, unsigned int slot)
+{
+	u64 left = block->map;
+
+	if (block->room == KSM_BLOCK_PAGES)
+		return slot;
+	while (slot--)
+		left &= left - 1;
+	return __ffs64(left);
+}
+
+static bool owns_something(enum ksm_state state)
+{
+	return state == KSM_CANDIDATE || state == KSM_MERGED;
+}
+
+/*
+ * Forgets the records in slots @from to @end - 1, but for those that stay, and adds to @nr
+ * what their states were.
+ */
+static void forget_slots(struct ksm_track *track, struct ksm_block *block, unsigned long base,
+			 unsigned int from, unsigned int end, ksm_take_back_fn *take_back,
+			 void *arg, unsigned long nr[KSM_NR_STATES])
+{
+	u32 *heads = ksm_block_heads(block);
+	unsigned int slot;
+
+	for (slot = from; slot < end; slot++) {
+		enum ksm_state state = heads[slot] & KSM_STATE_MASK;
+
+		if (state == KSM_UNSEEN)
+			continue;
+		if (owns_something(state)) {
+			unsigned long addr = base + page_in_slot(block, slot) * PAGE_SIZE;
+			struct ksm_record rec = { .block = block, .slot = slot };
+
+			if (!take_back(track, addr, rec, arg))
+				continue;
+		}
+		heads[slot] = KSM_UNSEEN;
+		block->used--;
+		nr[state]++;
+	}
+}
+
+/* What was counted leaves the sums. */
+static void subtract(struct ksm_track *track, unsigned long nr[KSM_NR_STATES])
+{
+	enum ksm_state state;
+
+	for (state = KSM_UNSEEN + 1; state < KSM_NR_STATES; state++) {
+		if (!nr[state])
+			continue;
+		track->nr[state] -= nr[state];
+		atomic_long_sub(nr[state], &track->totals[state]);
+		nr[state] = 0;
+	}
+}
+
+/**
+ * ksm_track_forget - forget the records of a range and free its blocks
+ * @track: where
+ * @addr: first byte of the range; records of pages that it only touches go, too
+ * @last: last byte of the range
+ * @take_back: called for each record that owns something, before that is forgotten;
+ *	if it returns false the record stays
+ * @arg: for @take_back
+ *
+ * Most records own nothing: these cost a few instructions each. Sums are not
+ * touched for each of them; while @take_back sleeps they may be too high.
+ *
+ * Context: the owner's lock held; may sleep. Invalidates struct ksm_record of the range.
+ */
+void ksm_track_forget(struct ksm_track *track, unsigned long addr, unsigned long last,
+		      ksm_take_back_fn *take_back, void *arg)
+{
+	unsigned long nr[KSM_NR_STATES] = {};
+	struct ksm_block *block;
+	unsigned int visited = 0;
+	unsigned long index;
+
+	xa_for_each_range(&track->blocks, index, block, block_index(addr), block_index(last)) {
+		u64 before = 0, until = U64_MAX;
+
+		if (index == block_index(addr))
+			before = BIT_ULL(page_in_block(addr)) - 1;
+		if (index == block_index(last))
+			until >>= KSM_BLOCK_PAGES - 1 - page_in_block(last);
+		forget_slots(track, block, index << (PAGE_SHIFT + KSM_BLOCK_SHIFT),
+			     hweight64(block->map & before), hweight64(block->map & until),
+			     take_back, arg, nr);
+		if (!block->used) {
+			xa_erase(&track->blocks, index);
+			free_block(track, block);
+		}
+		if (++visited % FORGET_BLOCKS)
+			continue;
+		subtract(track, nr);
+		cond_resched();
+	}
+	subtract(track, nr);
 }
 
 /**

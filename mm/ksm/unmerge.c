@@ -19,6 +19,8 @@
 
 #include "check.h"
 
+/* Places found in one walk. */
+#define KSM_UNMERGE_FOUND	32
 /* Places unmerged and bytes walked under one hold of an mm's locks. */
 #define KSM_UNMERGE_PAGES	512
 #define KSM_UNMERGE_BYTES	(256UL << 20)
@@ -33,7 +35,8 @@ static bool pte_is_shared(struct vm_area_struct *vma, unsigned long addr, pte_t 
 {
 	struct page *page;
 
-	if (pte_none(pte))
+	/* What is shared is never writable, and most pages are. */
+	if (pte_none(pte) || (pte_present(pte) && pte_write(pte)))
 		return false;
 	if (!pte_present(pte)) {
 		softleaf_t entry = softleaf_from_pte(pte);
@@ -48,13 +51,20 @@ static bool pte_is_shared(struct vm_area_struct *vma, unsigned long addr, pte_t 
 }
 
 /**
- * struct ksm_shared - a place that maps a merged folio
- * @addr: where
- * @hidden: a userfaultfd wants to see any access, so none can be made
+ * struct ksm_shared - places that map merged folios, in order
+ * @nr: how many
+ * @nr_done: so many of them were unshared
+ * @nr_noted: so many copies were noted
+ * @places: where; @hidden: a userfaultfd wants to see any access, so none can be made
  */
 struct ksm_shared {
-	unsigned long addr;
-	bool hidden;
+	unsigned int nr;
+	unsigned int nr_done;
+	unsigned int nr_noted;
+	struct {
+		unsigned long addr;
+		bool hidden;
+	} places[KSM_UNMERGE_FOUND];
 };
 
 static bool pte_is_hidden(struct vm_area_struct *vma, pte_t pte)
@@ -69,7 +79,6 @@ static int find_shared_pmd(pmd_t *pmd, unsigned long addr, unsigned long end,
 	struct ksm_shared *found = walk->private;
 	pte_t *start, *ptep;
 	spinlock_t *ptl;
-	int ret = 0;
 
 	/* A merged folio is small: nothing to find in a huge mapping. */
 	ptl = pmd_trans_huge_lock(pmd, walk->vma);
@@ -82,16 +91,16 @@ static int find_shared_pmd(pmd_t *pmd, unsigned long addr, unsigned long end,
 		walk->action = ACTION_AGAIN;
 		return 0;
 	}
-	for (ptep = start; addr < end; addr += PAGE_SIZE, ptep++) {
-		if (pte_is_shared(walk->vma, addr, ptep_get(ptep))) {
-			found->addr = addr;
-			found->hidden = pte_is_hidden(walk->vma, ptep_get(ptep));
-			ret = 1;
-			break;
-		}
+	for (ptep = start; addr < end && found->nr < KSM_UNMERGE_FOUND; addr += PAGE_SIZE, ptep++) {
+		pte_t pte = ptep_get(ptep);
+
+		if (!pte_is_shared(walk->vma, addr, pte))
+			continue;
+		found->places[found->nr].addr = addr;
+		found->places[found->nr++].hidden = pte_is_hidden(walk->vma, pte);
 	}
 	pte_unmap_unlock(start, ptl);
-	return ret;
+	return found->nr == KSM_UNMERGE_FOUND;
 }
 
 static const struct mm_walk_ops find_shared_ops = {
@@ -99,16 +108,49 @@ static const struct mm_walk_ops find_shared_ops = {
 	.walk_lock = PGWALK_RDLOCK,
 };
 
-/* The copy has a clean entry, and mremap() is about to move it. */
-static void note_copy(struct vm_area_struct *vma, unsigned long addr)
+static int note_copies_pmd(pmd_t *pmd, unsigned long addr, unsigned long end,
+			   struct mm_walk *walk)
 {
-	struct folio_walk walk;
-	struct folio *folio = folio_walk_start(&walk, vma, addr, 0);
+	struct ksm_shared *found = walk->private;
+	pte_t *start;
+	spinlock_t *ptl;
 
-	if (!folio)
-		return;
-	ksm_frame_note(folio);
-	folio_walk_end(&walk, vma);
+	start = pte_offset_map_lock(walk->mm, pmd, addr, &ptl);
+	if (!start)
+		return 0;
+	for (; found->nr_noted < found->nr_done; found->nr_noted++) {
+		unsigned long at = found->places[found->nr_noted].addr;
+		struct page *page = NULL;
+		pte_t pte;
+
+		/* Its page table is gone. */
+		if (at < addr)
+			continue;
+		if (at >= end)
+			break;
+		pte = ptep_get(start + ((at - addr) >> PAGE_SHIFT));
+		if (pte_present(pte))
+			page = vm_normal_page(walk->vma, at, pte);
+		if (page)
+			ksm_frame_note(page_folio(page));
+	}
+	pte_unmap_unlock(start, ptl);
+	return 0;
+}
+
+static const struct mm_walk_ops note_copies_ops = {
+	.pmd_entry = note_copies_pmd,
+	.walk_lock = PGWALK_RDLOCK,
+};
+
+/* Copies have clean entries, and mremap() is about to move them. */
+static void note_copies(struct vm_area_struct *vma, struct ksm_shared *found)
+{
+	found->nr_noted = 0;
+	if (found->nr_done)
+		walk_page_range_vma(vma, found->places[0].addr,
+				    found->places[found->nr_done - 1].addr + PAGE_SIZE,
+				    &note_copies_ops, found);
 }
 
 /*
@@ -125,7 +167,6 @@ static int unshare(struct vm_area_struct *vma, unsigned long addr)
 		return -ENOMEM;
 	if (ret & VM_FAULT_ERROR)
 		return -EBUSY;
-	note_copy(vma, addr);
 	return 0;
 }
 
@@ -138,11 +179,34 @@ static void forget_unmerged(struct ksm_mm *kmm, unsigned long start, unsigned lo
 }
 
 /*
+ * Unshares @max of the places at most, which counts what was tried. One that cannot be had
+ * now ends it, and is an error only if it is the first: who looks again meets it there.
+ */
+static int unshare_found(struct vm_area_struct *vma, struct ksm_shared *found, unsigned int *max)
+{
+	while (found->nr_done < found->nr && *max) {
+		unsigned long addr = found->places[found->nr_done].addr;
+		int err = found->places[found->nr_done].hidden ? -EBUSY : unshare(vma, addr);
+
+		if (err == -EBUSY && found->nr_done)
+			return 0;
+		(*max)--;
+		if (err)
+			return err;
+		found->nr_done++;
+		if (signal_pending(current))
+			return -ERESTARTSYS;
+		cond_resched();
+	}
+	return 0;
+}
+
+/*
  * Goes on from *@addr until @end or until @max places were unmerged; *@addr
  * says how far it came. Steps over what cannot be unmerged now, and says so:
  * that stays merged and keeps its site, the way to find it. All other records
- * of what was gone over are forgotten. A signal ends it when one place was done:
- * who is called again for that gets to an end, too.
+ * of what was gone over are forgotten. What was unshared is looked at again. A signal
+ * ends it when one place was done: who is called again for that gets to an end, too.
  */
 static int unmerge_some(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long *addr,
 			unsigned long end, unsigned int max)
@@ -150,16 +214,16 @@ static int unmerge_some(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned
 	unsigned long from = *addr;
 	int ret = 0;
 
-	while (*addr < end && max--) {
+	while (*addr < end && max) {
 		struct ksm_shared found;
 		int err;
 
-		if (!walk_page_range_vma(vma, *addr, end, &find_shared_ops, &found)) {
-			*addr = end;
-			break;
-		}
-		*addr = found.addr;
-		err = found.hidden ? -EBUSY : unshare(vma, *addr);
+		found.nr = 0;
+		found.nr_done = 0;
+		walk_page_range_vma(vma, *addr, end, &find_shared_ops, &found);
+		*addr = found.nr ? found.places[0].addr : end;
+		err = unshare_found(vma, &found, &max);
+		note_copies(vma, &found);
 		if (err)
 			ret = err;
 		if (err && err != -EBUSY)
@@ -169,7 +233,7 @@ static int unmerge_some(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned
 			*addr += PAGE_SIZE;
 			from = *addr;
 		}
-		if (fatal_signal_pending(current) || (!err && signal_pending(current))) {
+		if (fatal_signal_pending(current)) {
 			ret = -ERESTARTSYS;
 			break;
 		}
@@ -326,6 +390,7 @@ int ksm_unmerge_all(void)
 		ksm_mm_put(kmm);
 	}
 	clear_current_oom_origin();
+	ksm_registry_bury();
 	ksm_scan_reset();
 	if (err && err != -EBUSY)
 		return err;

@@ -284,6 +284,54 @@ static bool step_drop(struct track_test *tt, struct model *model, struct model_p
 	return true;
 }
 
+/* Each owner of the range is taken back once, in order. */
+static struct {
+	struct model *model;
+	struct model_page *next;
+	bool fine;
+} taking;
+
+static void skip_to_owner(void)
+{
+	const struct model_page *end = &taking.model->pages[taking.model->nr_pages];
+
+	while (taking.next < end && taking.next->state != KSM_CANDIDATE &&
+	       taking.next->state != KSM_MERGED)
+		taking.next++;
+}
+
+static bool take_next(struct ksm_track *track, unsigned long addr, struct ksm_record rec,
+		      void *arg)
+{
+	const struct model_page *end = &taking.model->pages[taking.model->nr_pages];
+
+	skip_to_owner();
+	taking.fine &= taking.next < end && taking.next->addr == addr &&
+		       taking.next->state == ksm_record_state(rec) &&
+		       taking.next->word == ksm_record_word(rec).key;
+	taking.next++;
+	return true;
+}
+
+static bool step_forget(struct track_test *tt, struct model *model, unsigned long addr,
+			unsigned long last)
+{
+	struct model_page *mp = lower_bound(model, addr & PAGE_MASK);
+
+	taking.model = model;
+	taking.next = mp;
+	taking.fine = true;
+	ksm_track_forget(&tt->track, addr, last, take_next, NULL);
+	skip_to_owner();
+	/* None is left out. */
+	if (taking.next < &model->pages[model->nr_pages] && taking.next->addr <= last)
+		return false;
+	for (; mp < &model->pages[model->nr_pages] && mp->addr <= last; mp++)
+		model_set(model, mp, KSM_UNSEEN, 0);
+	model_trim(model, addr, last);
+	return taking.fine;
+}
+
 /* One operation; @grow: rather more records than fewer. */
 static bool random_step(struct kunit *test, struct model *model, bool grow)
 {
@@ -303,6 +351,8 @@ static bool random_step(struct kunit *test, struct model *model, bool grow)
 		random_range(model, &addr, &last);
 		if (choice < 15) {
 			fine = next_matches(tt, model, &addr, last, &next);
+		} else if (random_below(model, 4) == 0) {
+			fine = step_forget(tt, model, addr, last);
 		} else {
 			ksm_track_trim(&tt->track, addr, last);
 			model_trim(model, addr, last);
