@@ -532,12 +532,13 @@ static void retire_if_idle(struct ksm_mm *kmm)
  * @kmm: the mm, with a reference; goes on at kmm->next
  * @max_work: how much to do at most, in parts of hashing a page
  * @sweeping: look only at settled pages whose key is wanted
+ * @calm: the pass is in no hurry
  *
  * Context: ksm_control held; may sleep.
  * Return: how far it came, and what was done.
  */
 struct ksm_batch_result ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_work,
-				      bool sweeping)
+				      bool sweeping, bool calm)
 {
 	struct ksm_batch_result result = {};
 	int err;
@@ -550,6 +551,7 @@ struct ksm_batch_result ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *km
 	batch->pass = ksm_whole_passes;
 	batch->considered = 0;
 	batch->sweeping = sweeping;
+	batch->calm = calm;
 	batch->refresh_all = ksm_refresh_passes;
 	batch->again = KSM_NOWHERE;
 	batch->skipped = 0;

@@ -9,6 +9,8 @@
 
 /* KSM_REFRESH_PASSES where secondary MMUs have a say: they forget what the dirty bit would keep. */
 #define KSM_REFRESH_SECONDARY	16
+/* KSM_REFRESH_PASSES for passes that take their time. */
+#define KSM_REFRESH_CALM	64
 /* They are asked about a whole block after so many passes without touched pages. */
 #define KSM_QUIET_PASSES	8
 
@@ -91,6 +93,7 @@ struct ksm_pair {
  * @next: where the walk goes on
  * @stopped: the walk ended before the mm does
  * @sweeping: only settled pages whose key is wanted are looked at
+ * @calm: the pass is in no hurry
  * @refresh_all: all pages are hashed, whatever is known of them
  * @wanting: some keys are wanted
  * @renewing: keys have to be noted anew
@@ -123,6 +126,7 @@ struct ksm_batch {
 	unsigned long next;
 	bool stopped;
 	bool sweeping;
+	bool calm;
 	bool refresh_all;
 	bool wanting;
 	bool renewing;

@@ -703,7 +703,7 @@ struct ksm_batch_result {
 struct ksm_batch *ksm_batch_alloc(void);
 void ksm_batch_free(struct ksm_batch *batch);
 struct ksm_batch_result ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_work,
-				      bool sweeping);
+				      bool sweeping, bool calm);
 
 /* Values of ksm_run; what sysfs reads and writes. */
 enum ksm_run_state {

@@ -277,6 +277,12 @@ static void begin_mm(struct ksm_mm *kmm)
 	scan.in_middle = kmm->next;
 }
 
+/* Nobody wants it to be quick. */
+static bool is_calm(void)
+{
+	return !scan.hurried && ksm_scan_sleep_millisecs();
+}
+
 static struct ksm_batch_result scan_mm(struct ksm_mm *kmm, u64 budget)
 {
 	struct ksm_batch_result result = { .end = KSM_BATCH_DONE };
@@ -287,7 +293,7 @@ static struct ksm_batch_result scan_mm(struct ksm_mm *kmm, u64 budget)
 		scan.left_out |= ksm_mm_regarded(kmm);
 		return result;
 	}
-	result = ksm_batch_run(scan.batch, kmm, budget, scan.sweeping);
+	result = ksm_batch_run(scan.batch, kmm, budget, scan.sweeping, is_calm());
 	if (result.end == KSM_BATCH_BUSY)
 		result.end = leave_out(kmm) ? KSM_BATCH_DONE : KSM_BATCH_STOPPED;
 	else
@@ -340,7 +346,7 @@ static unsigned long rest_after(unsigned int pages)
 	u64 sleep = ksm_scan_sleep_millisecs(), sleeps;
 	unsigned long rest, pause, passed = jiffies - scan.begun;
 
-	if (scan.hurried || !sleep || !pages)
+	if (!is_calm() || !pages)
 		return 0;
 	sleeps = div_u64(scan.considered, pages);
 	rest = sleeps > 1 ? msecs_to_jiffies(min((sleeps - 1) * sleep, UINT_MAX)) : 0;

@@ -15,8 +15,10 @@
 /* Pages from here on, up to the first that is due to be hashed again: 0 if it is this. */
 static unsigned int pages_before_refresh(const struct ksm_batch *batch, unsigned long addr)
 {
-	unsigned int passes = batch->secondary ? KSM_REFRESH_SECONDARY : KSM_REFRESH_PASSES;
+	unsigned int passes = batch->calm ? KSM_REFRESH_CALM : KSM_REFRESH_PASSES;
 
+	if (batch->secondary)
+		passes = KSM_REFRESH_SECONDARY;
 	return batch->refresh_all ? 0 : -((addr >> PAGE_SHIFT) + batch->pass) & (passes - 1);
 }
 

@@ -189,7 +189,7 @@ static inline bool settled_rest(struct settled *settled)
 		return false;
 	skipped = ksm_get("pages_skipped");
 	return ksm_one_pass() && ksm_get("pages_unshared") == all &&
-	       ksm_get("pages_skipped") - skipped >= all - all / KSM_REFRESH_PASSES - 2;
+	       ksm_get("pages_skipped") - skipped >= all - all / KSM_REFRESH_CALM - 2;
 }
 
 #endif

@@ -18,6 +18,8 @@
 
 /* Every page is hashed once in so many passes, whatever its page table says. */
 #define KSM_REFRESH_PASSES	256
+/* Likewise of passes that are in no hurry, as most are where nothing happens. */
+#define KSM_REFRESH_CALM	64
 
 /* Every wait gives up after so many seconds. */
 #define KSM_WAIT_SECONDS	20
