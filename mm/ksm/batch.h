@@ -270,9 +270,11 @@ static inline bool ksm_huge_is_gap(struct vm_area_struct *vma, unsigned long add
 }
 #endif
 
-/* ---- batch ---- */
+/* ---- file ---- */
 
 void ksm_forget_gone(const struct ksm_batch *batch, unsigned long addr, struct ksm_record rec);
+void ksm_file_items(struct ksm_batch *batch);
+void ksm_file_pair(struct ksm_batch *batch, const struct ksm_pair *pair);
 
 /* ---- collect ---- */
 

@@ -30,16 +30,21 @@
  *                   forked from it may still map the merged folio
  *   zero page       the kernel's, put in place of empty pages on request; its
  *                   PTE is marked by the dirty bit and there is no record of it
+ *   level           how patient ksmd is with a page that changes; see backoff.c
+ *   hurry           passes in which pages that are passed over count for little, as there
+ *                   is something to gain; others are calm
+ *   round           hashing the pages of a huge page that is dirty somewhere
  *   batch           the pages looked at under one hold of an mm's locks
  *   pass            one round over all registered mms
  *
  * Files: registry (which mms take part), vma (which parts of them), scan (ksmd, passes), advisor
- * (how fast), collect (find the pages of a batch), change (dirty and accessed
- * bits), unchanged (what is passed over), batch (hash and file pages), track (page
- * records), forget (what they own goes with them), checksum, forest, sight (keys that
- * were seen), unstable (candidates), stable (merged folios), site (who maps them), pte
- * (changes of page tables), merge, zero, unmerge, rmap (what the rest of mm calls),
- * sysfs, stat, work (what it all cost, in debugfs), check and check_mm (whether all
+ * (how fast), collect (the walk that finds the pages of a batch), huge (likewise of huge
+ * pages), visit (what it does with a page), change (dirty and accessed bits), unchanged
+ * (what is passed over), backoff (for how long), batch (locks, hashing), file (what becomes
+ * of pages), track (page records), forget (what they own goes with them), checksum, forest,
+ * sight (keys that were seen), unstable (candidates), stable (merged folios), site (who maps
+ * them), pte (changes of page tables), merge, zero, unmerge, rmap (what the rest of mm
+ * calls), sysfs, stat, work (what it all cost, in debugfs), check and check_mm (whether all
  * agrees, likewise).
  *
  * Lock order, outermost first:
