@@ -20,6 +20,8 @@
 /* How often to try for an mm's locks, 100 us apart. */
 #define KSM_FEW_TRIES		10
 #define KSM_MANY_TRIES		100
+/* On a busy CPU each of them may take long: for no more than so many milliseconds. */
+#define KSM_TRY_MSECS		10
 
 /**
  * ksm_batch_alloc - room for batches, to be used again and again
@@ -68,6 +70,7 @@ static void hash_items(struct ksm_batch *batch)
  */
 static int lock_mm(struct ksm_mm *kmm, unsigned int tries)
 {
+	unsigned long deadline = jiffies + msecs_to_jiffies(KSM_TRY_MSECS) + 1;
 	struct mm_struct *mm = kmm->slot.mm;
 
 	while (!READ_ONCE(kmm->gone)) {
@@ -78,7 +81,7 @@ static int lock_mm(struct ksm_mm *kmm, unsigned int tries)
 			mmap_read_unlock(mm);
 			return -ESRCH;
 		}
-		if (!--tries) {
+		if (!--tries || time_after(jiffies, deadline)) {
 			kmm->busy++;
 			return -EBUSY;
 		}
