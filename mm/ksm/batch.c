@@ -212,16 +212,16 @@ struct ksm_batch_result ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *km
 	if (!kmm->next) {
 		kmm->met = false;
 		kmm->huge_round = 0;
+		if (!sweeping)
+			kmm->anon = get_mm_counter(kmm->slot.mm, MM_ANONPAGES);
 	}
 	ksm_collect(batch);
 	hash_items(batch);
 	ksm_file_items(batch);
 	result.end = batch->stopped ? KSM_BATCH_STOPPED : KSM_BATCH_DONE;
 	kmm->next = batch->stopped ? batch->next : 0;
-	if (!batch->stopped && !sweeping) {
-		kmm->anon = get_mm_counter(kmm->slot.mm, MM_ANONPAGES);
+	if (!batch->stopped && !sweeping)
 		retire_if_idle(kmm);
-	}
 	unlock_mm(kmm);
 	ksm_free_replaced();
 

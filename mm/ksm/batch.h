@@ -224,6 +224,7 @@ bool ksm_is_touched(struct ksm_batch *batch, struct vm_area_struct *vma, unsigne
 		    unsigned long pfn);
 bool ksm_pass_over(struct ksm_batch *batch, unsigned long addr, unsigned long pfn);
 bool ksm_is_noted(unsigned long pfn);
+bool ksm_is_again(struct ksm_batch *batch, unsigned long addr, u64 key);
 bool ksm_left_alone(struct ksm_batch *batch, unsigned long addr, unsigned long pfn);
 unsigned int ksm_pass_over_run(struct ksm_batch *batch, unsigned long addr, pte_t *ptep,
 			       unsigned long end);
@@ -246,7 +247,7 @@ void ksm_sweep_page(struct ksm_batch *batch, unsigned long addr, unsigned long p
 
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
 bool ksm_in_huge_round(const struct ksm_batch *batch, unsigned long addr);
-void ksm_huge_sample_changed(struct ksm_mm *kmm, unsigned long addr);
+void ksm_huge_has_news(struct ksm_mm *kmm, unsigned long addr);
 unsigned long ksm_walk_huge(struct ksm_batch *batch, struct vm_area_struct *vma, pmd_t *pmdp,
 			    unsigned long addr, unsigned long end);
 bool ksm_huge_is_gap(struct vm_area_struct *vma, unsigned long addr, pmd_t pmd);
@@ -256,7 +257,7 @@ static inline bool ksm_in_huge_round(const struct ksm_batch *batch, unsigned lon
 	return false;
 }
 
-static inline void ksm_huge_sample_changed(struct ksm_mm *kmm, unsigned long addr) { }
+static inline void ksm_huge_has_news(struct ksm_mm *kmm, unsigned long addr) { }
 
 static inline unsigned long ksm_walk_huge(struct ksm_batch *batch, struct vm_area_struct *vma,
 					  pmd_t *pmdp, unsigned long addr, unsigned long end)

@@ -60,7 +60,8 @@ static_assert(NOTED_MIN_FRAMES >> KSM_NOTED_SHIFT);
  */
 void ksm_frame_note(struct folio *folio)
 {
-	unsigned int now = READ_ONCE(ksm_noted.now);
+	/* Pairs with ksm_frames_begin_pass(): what that has reset is seen to be so. */
+	unsigned int now = smp_load_acquire(&ksm_noted.now);
 	/* Pairs with noted_alloc(). Without bitmaps all frames count as noted. */
 	struct ksm_noted_maps *maps = smp_load_acquire(&ksm_noted.maps);
 	unsigned long i;
@@ -129,6 +130,7 @@ static void noted_clear(struct ksm_noted_maps *maps, unsigned int which)
 		clear_bit(chunk, maps->chunks[which]);
 		bitmap_zero(maps->frames[which] + (chunk << KSM_NOTED_SHIFT) / BITS_PER_LONG,
 			    1UL << KSM_NOTED_SHIFT);
+		cond_resched();
 	}
 }
 
@@ -149,7 +151,8 @@ void ksm_frames_begin_pass(void)
 	if (ksm_noted.maps && ksm_noted.any[old])
 		noted_clear(ksm_noted.maps, old);
 	WRITE_ONCE(ksm_noted.any[old], false);
-	WRITE_ONCE(ksm_noted.now, old);
+	/* Pairs with ksm_frame_note(). */
+	smp_store_release(&ksm_noted.now, old);
 }
 
 /**

@@ -29,10 +29,11 @@ static void set_tag(struct ksm_record rec, const struct ksm_item *item)
  */
 void ksm_forget_gone(const struct ksm_batch *batch, unsigned long addr, struct ksm_record rec)
 {
-	if (ksm_record_state(rec) == KSM_MERGED)
-		ksm_fate_ended(&batch->kmm->fate, batch->unit,
-			       (u32)batch->now - ksm_record_word(rec).site->since);
-	ksm_forget_record(batch->kmm, addr, rec, false);
+	bool merged = ksm_record_state(rec) == KSM_MERGED;
+	u32 lived = merged ? (u32)batch->now - ksm_record_word(rec).site->since : 0;
+
+	if (ksm_forget_record(batch->kmm, addr, rec, false) && merged)
+		ksm_fate_ended(&batch->kmm->fate, batch->unit, lived);
 }
 
 /*
@@ -62,13 +63,16 @@ static bool dirty_bit_told(const struct ksm_item *item)
 	return item->dirty_bit && !item->touched;
 }
 
-/* A merged page was written to: how soon tells how long the next one has to wait. */
-static unsigned int level_of_rewritten(const struct ksm_batch *batch, struct ksm_record rec)
+/*
+ * A merged page was written to: how soon tells how long the next one has to wait. The
+ * record may keep its site for now, but the next visit will not know.
+ */
+static void note_rewritten(const struct ksm_batch *batch, struct ksm_record rec)
 {
 	u32 lived = (u32)batch->now - ksm_record_word(rec).site->since;
 
 	ksm_fate_ended(&batch->kmm->fate, batch->unit, lived);
-	return ksm_backoff_rewritten(batch->unit, ksm_record_level(rec), lived);
+	ksm_record_set_level(rec, ksm_backoff_rewritten(batch->unit, ksm_record_level(rec), lived));
 }
 
 /* The page is no candidate, or not any more: a later pass will tell. */
@@ -78,23 +82,19 @@ static void watch(const struct ksm_batch *batch, struct ksm_record rec,
 	union ksm_word word = { .key = item->key };
 	struct ksm_mm *kmm = batch->kmm;
 	enum ksm_state state = KSM_HASHED;
-	unsigned int level;
 
 	if (was_merged(kmm, rec, item->addr))
 		return;
 	if (item->in_round && ksm_record_state(rec) == KSM_SETTLED)
-		ksm_huge_sample_changed(kmm, item->addr);
-	level = ksm_record_level(rec);
+		ksm_huge_has_news(kmm, item->addr);
 	if (item->rewritten && ksm_record_state(rec) == KSM_MERGED)
-		level = level_of_rewritten(batch, rec);
+		note_rewritten(batch, rec);
 	if (dirty_bit_told(item)) {
 		state = KSM_CLEANED;
 		word.since = batch->now;
 	}
-	if (!ksm_replace_record(kmm, item->addr, rec, state, word))
-		return;
-	ksm_record_set_level(rec, level);
-	set_tag(rec, item);
+	if (ksm_replace_record(kmm, item->addr, rec, state, word))
+		set_tag(rec, item);
 }
 
 /*
@@ -288,6 +288,8 @@ static void file_page(struct ksm_batch *batch, struct ksm_item *item)
 		return;
 	}
 	set_tag(rec, item);
+	if (item->in_round && ksm_record_state(rec) == KSM_HASHED)
+		ksm_huge_has_news(kmm, item->addr);
 	if (nothing_new(rec, item)) {
 		item->again = ksm_sight_renew(item->key);
 		if (!item->again)
@@ -321,7 +323,8 @@ static void file_merged(struct ksm_mm *kmm, const struct ksm_item *item)
 
 	if (!page)
 		return;
-	ksm_adopt(kmm, vma, item->addr, page_folio(page));
+	if (!ksm_adopt(kmm, vma, item->addr, page_folio(page)))
+		ksm_fate_merged(&kmm->fate);
 	put_page(page);
 }
 

@@ -12,6 +12,7 @@
  * How patient ksmd is with a huge page, and when the last round was, stands in the first
  * block of its records.
  */
+#include <linux/hash.h>
 #include <linux/jiffies.h>
 #include <linux/ksm.h>
 #include <linux/pgtable.h>
@@ -41,15 +42,15 @@ bool ksm_in_huge_round(const struct ksm_batch *batch, unsigned long addr)
 }
 
 /**
- * ksm_huge_sample_changed - a page of a sample does not have its last key
+ * ksm_huge_has_news - a settled page of a huge page has changed, or another has stayed the same
  * @kmm: whose
  * @addr: of the page
  *
- * Then others have changed perhaps: the next round is for all.
+ * It may be so with others: the next round is for all.
  *
  * Context: @kmm locked.
  */
-void ksm_huge_sample_changed(struct ksm_mm *kmm, unsigned long addr)
+void ksm_huge_has_news(struct ksm_mm *kmm, unsigned long addr)
 {
 	struct ksm_block *block = ksm_track_block(&kmm->track, addr & PMD_MASK);
 
@@ -106,6 +107,15 @@ static enum huge_visit visit_secondary(struct ksm_batch *batch, struct vm_area_s
 	return HUGE_DONE;
 }
 
+/* Whether another huge page has come since its level was set: one that was collapsed. */
+static bool is_another(struct ksm_block *block, unsigned long start, struct page *page)
+{
+	struct ksm_record rec;
+
+	return ksm_block_find(block, start, &rec) && ksm_record_state(rec) != KSM_UNSEEN &&
+	       !ksm_record_has_tag(rec, page_to_pfn(page));
+}
+
 static enum huge_visit visit_huge(struct ksm_batch *batch, struct vm_area_struct *vma, pmd_t *pmdp,
 				  unsigned long addr, struct page *page)
 {
@@ -122,7 +132,7 @@ static enum huge_visit visit_huge(struct ksm_batch *batch, struct vm_area_struct
 			block->level--;
 		return HUGE_CLEAN;
 	}
-	if (!block || !block->level) {
+	if (!block || !block->level || is_another(block, start, page)) {
 		huge_change(batch, vma, pmdp, addr, page);
 		return HUGE_DONE;
 	}
@@ -136,27 +146,33 @@ static enum huge_visit visit_huge(struct ksm_batch *batch, struct vm_area_struct
 	return HUGE_ROUND;
 }
 
-/* Another part of the pages in each round. */
+/* Another part of the pages in most rounds. */
 static bool is_sample(const struct ksm_block *block, unsigned long addr)
 {
-	return ((addr >> PAGE_SHIFT) + block->level + (block->since >> 4)) % SAMPLE_PART == 0;
+	return ((addr >> PAGE_SHIFT) + hash_32(block->since, 8)) % SAMPLE_PART == 0;
 }
 
 /* Whether a page of a huge page that has changed somewhere is to be hashed. */
 static bool hash_part(struct ksm_batch *batch, unsigned long addr, enum huge_visit visit)
 {
 	const struct ksm_block *first = ksm_track_block(&batch->kmm->track, addr & PMD_MASK);
+	enum ksm_state state;
 	struct ksm_record rec;
 
 	if (!first || !ksm_block_find(batch->block, addr, &rec))
 		return visit == HUGE_ROUND;
-	if (ksm_record_state(rec) == KSM_SETTLED && ksm_sight_wanted(ksm_record_word(rec).key))
+	state = ksm_record_state(rec);
+	/* A huge page has come to where a merged one was: its record is to be forgotten. */
+	if (state == KSM_MERGED)
+		return true;
+	if (state == KSM_SETTLED && (ksm_sight_wanted(ksm_record_word(rec).key) ||
+				     ksm_is_again(batch, addr, ksm_record_word(rec).key)))
 		return true;
 	if (visit == HUGE_EARLY)
 		return false;
 	if (first->level < SAMPLE_LEVEL || is_sample(first, addr))
 		return true;
-	return ksm_record_state(rec) != KSM_SETTLED && first->level <= SAMPLE_LEVEL_ALL;
+	return state != KSM_SETTLED && first->level <= SAMPLE_LEVEL_ALL;
 }
 
 static void visit_part(struct ksm_batch *batch, struct vm_area_struct *vma, unsigned long addr,
@@ -180,12 +196,12 @@ static void visit_part(struct ksm_batch *batch, struct vm_area_struct *vma, unsi
 	batch->work += KSM_COST_UNCHANGED;
 }
 
-/* Nothing to do for any page from here on, as none is wanted. */
+/* Nothing to do for any page from here on, as no key is wanted or has to be noted anew. */
 static bool pass_over_all(struct ksm_batch *batch, unsigned long addr, unsigned long end)
 {
 	unsigned int nr = (end - addr) >> PAGE_SHIFT;
 
-	if (batch->wanting)
+	if (batch->wanting || batch->renewing)
 		return false;
 	batch->considered += nr;
 	batch->skipped += nr;

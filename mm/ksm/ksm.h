@@ -68,6 +68,7 @@
 #define _MM_KSM_KSM_H
 
 #include <linux/atomic.h>
+#include <linux/jiffies.h>
 #include <linux/kref.h>
 #include <linux/ksm.h>
 #include <linux/mm.h>
@@ -390,8 +391,9 @@ unsigned int ksm_backoff_first(const struct ksm_fate *fate, unsigned int unit);
  * @fate: of its merged pages; scanner only
  * @huge_round: start of the huge page whose pages are being hashed, or 0; scanner only
  * @busy: how often its locks were tried for in vain since they were had; scanner only
- * @anon: anonymous pages of the mm when a pass was last through with it; scanner only
+ * @anon: anonymous pages of the mm when a pass last came to it; scanner only
  * @born: jiffies when it was registered
+ * @young: it was so lately, as far as is known; scanner only
  * @out_since: ksm_whole_passes when a pass first went on without it; scanner only
  */
 struct ksm_mm {
@@ -408,7 +410,16 @@ struct ksm_mm {
 	unsigned int out_since;
 	unsigned long anon;
 	unsigned long born;
+	bool young;
 };
+
+/* Whether it was registered within the last @age jiffies; ksm_control held. */
+static inline bool ksm_mm_is_young(struct ksm_mm *kmm, unsigned long age)
+{
+	if (kmm->young && time_after_eq(jiffies, kmm->born + age))
+		kmm->young = false;
+	return kmm->young;
+}
 
 void ksm_registry_init(void);
 bool ksm_registry_empty(void);

@@ -20,13 +20,14 @@
 static int record_site(struct ksm_mm *kmm, unsigned long addr, struct ksm_site *site,
 		       const struct folio *folio)
 {
+	union ksm_word word = { .site = site };
 	struct ksm_record rec;
 	int err = ksm_track_get(&kmm->track, addr, KSM_GFP, &rec);
 
 	if (err)
 		return err;
 	site->since = (u32)jiffies;
-	if (!ksm_replace_record(kmm, addr, rec, KSM_MERGED, (union ksm_word){ .site = site }))
+	if (!ksm_replace_record(kmm, addr, rec, KSM_MERGED, word))
 		return -EAGAIN;
 	ksm_record_set_tag(rec, folio_pfn(folio));
 	return 0;
@@ -37,11 +38,15 @@ static void drop_site(struct ksm_mm *kmm, unsigned long addr, struct folio *kfol
 {
 	struct ksm_record rec;
 	struct ksm_site *site;
+	unsigned int level;
 
 	if (WARN_ON_ONCE(!ksm_track_find(&kmm->track, addr, &rec)))
 		return;
 	site = ksm_record_word(rec).site;
+	level = ksm_record_level(rec);
 	ksm_track_set(&kmm->track, rec, KSM_UNSEEN, (union ksm_word){});
+	/* The page is still there, and its record about to be used again. */
+	ksm_record_set_level(rec, level);
 	ksm_site_drop(site, kfolio);
 }
 
@@ -348,6 +353,8 @@ int ksm_promote(struct ksm_mm *kmm, unsigned long addr, u64 key, unsigned long p
 		err = PTR_ERR_OR_ZERO(folio);
 		if (!err) {
 			err = promote_locked(kmm, vma, addr, page, key, &now);
+			if (!err)
+				ksm_fate_merged(&kmm->fate);
 			folio_unlock(page_folio(page));
 		}
 	}

@@ -113,12 +113,12 @@ void ksm_registry_advance(struct ksm_mm *kmm)
  * Whether there is much in an mm that no pass has seen. One that was just forked, which
  * may exit before a pass gets to it, does not count.
  */
-static bool has_grown(const struct ksm_mm *kmm, unsigned long age)
+static bool has_grown(struct ksm_mm *kmm, unsigned long age)
 {
 	unsigned long anon = get_mm_counter(kmm->slot.mm, MM_ANONPAGES);
 
 	return anon >= kmm->anon + max(kmm->anon / KSM_GROWTH_PART, KSM_GROWTH_PAGES) &&
-	       time_after(jiffies, kmm->born + age);
+	       !ksm_mm_is_young(kmm, age);
 }
 
 /**
@@ -312,6 +312,7 @@ static struct ksm_mm *get_departed(bool unmapped)
 
 	guard(spinlock)(&registry.lock);
 	list_for_each_entry(kmm, &registry.departed, slot.mm_node) {
+		/* The exit changes it without a lock that would be known here; see above. */
 		if (unmapped && !data_race(mtree_empty(&kmm->slot.mm->mm_mt)))
 			continue;
 		ksm_mm_get(kmm);
@@ -428,6 +429,7 @@ int __ksm_enter(struct mm_struct *mm)
 	mmgrab(mm);
 	kmm->slot.mm = mm;
 	kmm->born = jiffies;
+	kmm->young = true;
 	mm_flags_set(MMF_VM_MERGEABLE, mm);
 	/*
 	 * ksmd is idle for want of mms only as long as the list is empty, and who made it

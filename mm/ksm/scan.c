@@ -12,6 +12,8 @@
 
 /* Nodes with heirs looked at between two passes. */
 #define KSM_PRUNE_NODES		1024
+/* And before each rest, as passes take long then. */
+#define KSM_PRUNE_REST		64
 
 /* So many passes without somebody, and for so long, and the next one counts as whole. */
 #define KSM_BROKEN_PASSES	8
@@ -35,6 +37,8 @@ static unsigned int sleep_millisecs = 20;
 #define KSM_NEWS_CHANGED	8
 /* Passes in a hurry after it: new pages are hashed in the next, and found by the one after. */
 #define KSM_NEWS_PASSES		2
+/* A turn passes over so many times pages_to_scan at most, and sleeps as often in one. */
+#define KSM_TURN_SLEEPS		64
 /* A pass that is in no hurry takes so many sleeps at least. */
 #define KSM_CALM_SLEEPS		8
 /* Registered mms that are asked in each turn whether they have grown, and when again. */
@@ -61,8 +65,10 @@ static struct {
 	u64 changed;			/* pages in this pass that seemed to be calm before */
 	u64 considered;			/* pages in this turn */
 	bool for_growth;		/* it is in a hurry as some mm has grown */
-	unsigned long grown;		/* jiffies when that was in vain */
-	unsigned long rest;		/* how long to sleep after this turn, in jiffies, if nobody calls */
+	bool in_vain;			/* the last time that brought nothing */
+	unsigned long grown;		/* until then, in jiffies, growth does not count */
+	unsigned long rest;		/* after this turn, in jiffies, if nobody calls */
+	unsigned int pages;		/* pages_to_scan of this turn */
 } scan = {
 	.wait = __WAIT_QUEUE_HEAD_INITIALIZER(scan.wait),
 };
@@ -218,10 +224,13 @@ static void look_for_news(void)
 /* Growth that brought nothing new is not looked for again for a while. */
 static void look_for_growth(void)
 {
-	if (scan.hurried || time_before(jiffies, scan.grown) ||
-	    !ksm_registry_has_grown(KSM_GROWTH_MMS, ksm_backoff_unit()))
+	if (scan.hurried || (scan.in_vain && time_before(jiffies, scan.grown)))
 		return;
-	scan.hurried = 1;
+	scan.in_vain = false;
+	if (!ksm_registry_has_grown(KSM_GROWTH_MMS, ksm_backoff_unit()))
+		return;
+	/* The rest of this pass, as it has grown behind it perhaps, and the next. */
+	scan.hurried = 1 + scan.in_pass;
 	scan.for_growth = true;
 }
 
@@ -229,8 +238,8 @@ static void end_hurry(void)
 {
 	if (!scan.hurried || --scan.hurried)
 		return;
-	if (scan.for_growth)
-		scan.grown = jiffies + KSM_GROWTH_JIFFIES;
+	scan.in_vain = scan.for_growth;
+	scan.grown = jiffies + KSM_GROWTH_JIFFIES;
 	scan.for_growth = false;
 }
 
@@ -301,7 +310,7 @@ static struct ksm_batch_result scan_mm(struct ksm_mm *kmm, u64 budget)
 	scan.considered += result.considered;
 	scan.changed += result.changed;
 	/* Most of what is forked is known, and soon gone. */
-	if (time_after(jiffies, kmm->born + ksm_backoff_unit()))
+	if (!ksm_mm_is_young(kmm, ksm_backoff_unit()))
 		scan.found += result.found;
 	return result;
 }
@@ -349,8 +358,8 @@ static unsigned long rest_after(unsigned int pages)
 	if (!is_calm() || !pages)
 		return 0;
 	sleeps = div_u64(scan.considered, pages);
-	rest = sleeps > 1 ? msecs_to_jiffies(min((sleeps - 1) * sleep, UINT_MAX)) : 0;
-	pause = msecs_to_jiffies(min((KSM_CALM_SLEEPS - 1) * sleep, UINT_MAX));
+	rest = sleeps > 1 ? msecs_to_jiffies(min((sleeps - 1) * sleep, INT_MAX)) : 0;
+	pause = msecs_to_jiffies(min((KSM_CALM_SLEEPS - 1) * sleep, INT_MAX));
 	if (!scan.in_pass && passed < pause)
 		rest = max(rest, pause - passed);
 	return rest;
@@ -369,11 +378,16 @@ static void scan_turn(unsigned int pages)
 			look_for_growth();
 		}
 		scan.considered = 0;
+		scan.pages = pages;
 	}
-	while (budget && scan_one(&budget) && !freezing(current))
+	while (budget && scan_one(&budget) && !freezing(current) &&
+	       scan.considered < (u64)pages * KSM_TURN_SLEEPS)
 		cond_resched();
-	scoped_guard(mutex, &ksm_control)
+	scoped_guard(mutex, &ksm_control) {
 		scan.rest = rest_after(pages);
+		if (scan.rest)
+			ksm_site_prune_heirs(KSM_PRUNE_REST, false);
+	}
 }
 
 static bool scan_should_wake(void)
@@ -434,7 +448,9 @@ static void scan_sleep(void)
 				     msecs_to_jiffies(ksm_scan_sleep_millisecs()));
 	if (scan.rest && atomic_read(&scan.calls) == calls)
 		wait_event_freezable_timeout(scan.wait, atomic_read(&scan.calls) != calls ||
-					     READ_ONCE(scan.news), scan.rest);
+					     READ_ONCE(scan.news) ||
+					     READ_ONCE(ksm_pages_to_scan) != scan.pages,
+					     scan.rest);
 }
 
 static int ksmd(void *unused)

@@ -78,6 +78,7 @@ static ssize_t pages_to_scan_store(struct kobject *kobj, struct kobj_attribute *
 	if (ksm_advisor_mode != KSM_ADVISOR_NONE)
 		return -EINVAL;
 	WRITE_ONCE(ksm_pages_to_scan, value);
+	ksm_scan_wake();
 	return count;
 }
 

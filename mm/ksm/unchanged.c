@@ -34,11 +34,17 @@ bool ksm_refresh_due(const struct ksm_batch *batch, unsigned long addr)
 	return !pages_before_refresh(batch, addr);
 }
 
-/*
- * While a filter is being filled: whether a page with the key of a settled one was met
- * before it in this pass. They may be equal, and neither know of the other.
+/**
+ * ksm_is_again - whether a page with the key of a settled one was met before it in this pass
+ * @batch: where the walk is
+ * @addr: of the settled page
+ * @key: its key, noted by this if a filter is being filled
+ *
+ * They may be equal, and neither know of the other.
+ *
+ * Return: true if so; always false if no filter is being filled.
  */
-static bool is_again(struct ksm_batch *batch, unsigned long addr, u64 key)
+bool ksm_is_again(struct ksm_batch *batch, unsigned long addr, u64 key)
 {
 	if (!ksm_sight_renew(key))
 		return false;
@@ -86,7 +92,7 @@ static bool may_rest(struct ksm_batch *batch, unsigned long addr, struct ksm_rec
 	if (!batch->dirty_bit || ksm_is_noted(pfn))
 		return false;
 	if (state == KSM_SETTLED)
-		return !ksm_sight_wanted(key) && !is_again(batch, addr, key);
+		return !ksm_sight_wanted(key) && !ksm_is_again(batch, addr, key);
 	return state == KSM_CANDIDATE && waits_on(batch, rec);
 }
 
@@ -214,7 +220,7 @@ bool ksm_left_alone(struct ksm_batch *batch, unsigned long addr, unsigned long p
 	    ksm_record_state(rec) != KSM_CLEANED || !ksm_record_has_tag(rec, pfn))
 		return false;
 	wait = ksm_backoff_wait(batch->unit, ksm_record_level(rec));
-	if (time_after_eq(batch->now, (unsigned long)ksm_record_word(rec).since + wait))
+	if (batch->now - (unsigned long)ksm_record_word(rec).since >= wait)
 		return false;
 	batch->considered++;
 	batch->skipped++;
@@ -299,7 +305,7 @@ static unsigned int before_again(struct ksm_batch *batch, const u32 *heads,
 
 	for (nr = 0; nr < most; nr++)
 		if ((heads[nr] & KSM_STATE_MASK) == KSM_SETTLED &&
-		    is_again(batch, addr + nr * PAGE_SIZE, words[nr].key))
+		    ksm_is_again(batch, addr + nr * PAGE_SIZE, words[nr].key))
 			break;
 	return nr;
 }

@@ -94,6 +94,19 @@ static bool may_return(const struct ksm_site *site, softleaf_t entry)
 	return same;
 }
 
+/*
+ * If a settled page comes back with the same key nothing is new, unless a twin has come
+ * meanwhile: then it is to be new itself, to find it.
+ */
+static bool may_stay_settled(struct ksm_batch *batch, struct ksm_record rec, softleaf_t entry)
+{
+	u64 key = ksm_record_word(rec).key;
+
+	if (!batch->dirty_bit || !(softleaf_is_swap(entry) || softleaf_is_migration(entry)))
+		return false;
+	return !ksm_sight_wanted(key) && !ksm_sight_renew(key);
+}
+
 /**
  * ksm_visit_absent - a page is not mapped at the moment
  * @batch: where the walk is
@@ -109,9 +122,7 @@ void ksm_visit_absent(struct ksm_batch *batch, unsigned long addr, softleaf_t en
 		return;
 	if (ksm_record_state(rec) == KSM_MERGED && may_return(ksm_record_word(rec).site, entry))
 		return;
-	/* If it comes back with the same key nothing is new. */
-	if (ksm_record_state(rec) == KSM_SETTLED && batch->dirty_bit &&
-	    (softleaf_is_swap(entry) || softleaf_is_migration(entry)))
+	if (ksm_record_state(rec) == KSM_SETTLED && may_stay_settled(batch, rec, entry))
 		return;
 	ksm_visit_nothing(batch, addr);
 }
@@ -136,8 +147,7 @@ static void note_merged_changed(struct ksm_batch *batch, unsigned long addr, str
  * @page: that is mapped there
  * @written: it was written to; else it may have been replaced, or is held by others
  */
-void ksm_note_change(struct ksm_batch *batch, unsigned long addr, struct page *page,
-			bool written)
+void ksm_note_change(struct ksm_batch *batch, unsigned long addr, struct page *page, bool written)
 {
 	struct ksm_record rec;
 	enum ksm_state state;
@@ -151,7 +161,9 @@ void ksm_note_change(struct ksm_batch *batch, unsigned long addr, struct page *p
 	state = ksm_record_state(rec);
 	level = ksm_record_level(rec);
 	if (state == KSM_UNSEEN)
-		batch->found += !ksm_backoff_first(&batch->kmm->fate, batch->unit);
+		level = max(level, ksm_backoff_first(&batch->kmm->fate, batch->unit));
+	if (state == KSM_UNSEEN)
+		batch->found += !level;
 	else if (state != KSM_CLEANED && !level)
 		batch->changed++;
 	if (state == KSM_MERGED) {
@@ -160,9 +172,7 @@ void ksm_note_change(struct ksm_batch *batch, unsigned long addr, struct page *p
 	}
 	if (state == KSM_CANDIDATE)
 		ksm_unstable_del(ksm_record_word(rec).candidate);
-	if (state == KSM_UNSEEN)
-		level = ksm_backoff_first(&batch->kmm->fate, batch->unit);
-	else if (written)
+	if (state != KSM_UNSEEN && written)
 		level = ksm_backoff_changed(state, level);
 	ksm_track_set(&batch->kmm->track, rec, KSM_CLEANED,
 		      (union ksm_word){ .since = batch->now });
@@ -221,7 +231,7 @@ static bool known_unchanged(const struct ksm_batch *batch, unsigned long addr, s
 	}
 }
 
-/* Whether a settled page was read from swap into another frame: its key tells whether it changed. */
+/* Whether a settled page was read from swap into another frame: its key tells if it changed. */
 static bool is_back(const struct ksm_batch *batch, unsigned long addr, struct page *page)
 {
 	unsigned long pfn = page_to_pfn(page);
@@ -279,7 +289,7 @@ static void take_page(struct ksm_batch *batch, unsigned long addr, struct page *
  * Return: whether the entry's dirty bit has to be handed over to the folio.
  */
 bool ksm_visit_page(struct ksm_batch *batch, unsigned long addr, struct page *page, bool dirty,
-		     bool touched)
+		    bool touched)
 {
 	struct folio *folio = page_folio(page);
 

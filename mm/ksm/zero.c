@@ -42,11 +42,20 @@ bool ksm_key_is_zero(u64 key, int nid)
 static int merge_zero_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr,
 			     struct page *page)
 {
+	unsigned int level = 0;
 	struct ksm_record rec;
+	bool known;
+	int err;
 
-	if (ksm_track_find(&kmm->track, addr, &rec) && !ksm_forget_record(kmm, addr, rec, false))
+	known = ksm_track_find(&kmm->track, addr, &rec);
+	if (known)
+		level = ksm_record_level(rec);
+	if (known && !ksm_forget_record(kmm, addr, rec, false))
 		return -EAGAIN;
-	return ksm_exchange_page(vma, addr, page, ZERO_PAGE(addr));
+	err = ksm_exchange_page(vma, addr, page, ZERO_PAGE(addr));
+	if (err && known)
+		ksm_record_set_level(rec, level);
+	return err;
 }
 
 /**

@@ -119,7 +119,7 @@ TEST_F(living, offering_memory_ends_the_rest)
 
 TEST_F(living, memory_that_grows_ends_the_rest)
 {
-	const size_t pages = 4096, twins = pages / 4;
+	const size_t pages = 4096, twins = pages / 6;
 	char *map = map_settled(pages + twins, pages, 20, 40);
 	char *late;
 
