@@ -110,6 +110,12 @@ void torture_save_knobs(void)
 	}
 }
 
+/* The kernel keeps a block offline in which a page has failed, as tests before may have it. */
+static bool stays_offline(int error)
+{
+	return error == -EHWPOISON;
+}
+
 /* Who moved it was killed meanwhile, and may have done so much as that. */
 static bool bring_online(void)
 {
@@ -124,7 +130,7 @@ static bool bring_online(void)
 	error = ksm_write_text(path, "online");
 	if (error)
 		ksft_print_msg("%s: 'online' is refused: %s\n", path, strerror(-error));
-	return !error;
+	return !error || stays_offline(error);
 }
 
 /* Memory that is offline, too. */
@@ -264,8 +270,10 @@ static void move_block(int block)
 	torture_count(&torture->knob[ARRAY_SIZE(knobs)], error, start);
 	if (!error)
 		let_others(TURN_OPS);
-	while (!error && set_state(block, "online"))
+	while (!error && (error = set_state(block, "online")) && !stays_offline(error)) {
+		error = 0;
 		ksm_pause();
+	}
 	torture->offline = -1;
 }
 
