@@ -164,7 +164,7 @@ static const struct set sets[] = {
 	{ "exit-huge", .run = run_exit, .processes = 1, .settle = 4,
 	  .parts = { { .mib = 256, .contents = UNIQUE, .folio_kib = 2048 } } },
 	{ "exit-merged", .run = run_exit, .processes = 2, .settle = 4, .parts = { { .mib = 256 } } },
-	{ "redis", .run = run_redis, .processes = 4, .seconds = 120, .parts = { { .mib = 96 } } },
+	{ "redis", .run = run_redis, .processes = 4, .seconds = 80, .parts = { { .mib = 96 } } },
 };
 
 static const struct set *find_set(const char *name)
