@@ -175,14 +175,20 @@ static const struct set *find_set(const char *name)
 	errx(1, "no set '%s'", name);
 }
 
+/* Huge pages may all have to come from one of two nodes. */
 static unsigned int set_mib(const struct set *set)
 {
-	unsigned int mib = 0;
+	unsigned int mib = 0, large = 0;
 
-	for (unsigned int i = 0; i < set->processes; i++)
-		for (unsigned int n = 0; n < MAX_PARTS; n++)
-			mib += parts_of(set, i)[n].mib;
-	return mib + mib / 16 + 256;
+	for (unsigned int i = 0; i < set->processes; i++) {
+		for (unsigned int n = 0; n < MAX_PARTS; n++) {
+			const struct part *part = &parts_of(set, i)[n];
+
+			mib += part->mib;
+			large += part->folio_kib ? part->mib : 0;
+		}
+	}
+	return mib + large + mib / 16 + 256;
 }
 
 static void list_sets(void)
