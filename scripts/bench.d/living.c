@@ -223,6 +223,7 @@ void settle(const struct set *set)
 	long until = ksm_stand().passes + set->settle;
 
 	set_speed(FLAT_OUT, 0);
+	ksm_set("run", "1");
 	while (ksm_stand().passes < until)
 		usleep(PASS_LOOK_USECS);
 	speed_of_set(set);
@@ -242,7 +243,9 @@ int main(int argc, char **argv)
 	ksm_open();
 	memory_init();
 	speed_of_set(set);
-	ksm_set("run", "1");
+	/* Who comes during a pass may be left out of it: settling begins with all there. */
+	if (!set->settle)
+		ksm_set("run", "1");
 	set->run(set);
 	return 0;
 }
