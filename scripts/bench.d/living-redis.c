@@ -16,7 +16,7 @@
 #define DATA		"/bench/data.resp"
 #define MAX_VALUE	16384
 #define EVERY_NS	100000000ULL
-#define WRITES		20	/* in each turn, to each server */
+#define WRITES		10	/* in each turn, to each server */
 #define STEP		7919	/* a prime: from one key to the next */
 
 static struct server *connect_all(unsigned int nr)
@@ -34,38 +34,47 @@ static struct server *connect_all(unsigned int nr)
 }
 
 /* A new value, of the old one's length, for the key of a record. */
-static void overwrite(struct server *servers, unsigned int nr, const struct record *r,
-		      unsigned int turn)
+static void overwrite(struct server *server, const struct record *r, unsigned int turn)
 {
 	static char value[MAX_VALUE];
-	const char *word[] = { "SET", r->key, value };
+	const char *words[] = { "SET", r->key, value };
+	uint64_t mask = turn * 0x0101010101010101ULL, word;
 	size_t len[] = { 3, r->key_len, r->value_len };
 
 	if (r->value_len > sizeof(value))
 		errx(1, "the data set is broken: a value of %zu bytes", r->value_len);
-	for (size_t i = 0; i < r->value_len; i++)
-		value[i] = r->value[i] ^ turn;
-	for (unsigned int i = 0; i < nr; i++) {
-		server_command(&servers[i], 3, word, len);
-		server_line(&servers[i], '+');
+	memcpy(value, r->value, r->value_len);
+	for (size_t i = 0; i + sizeof(word) <= r->value_len; i += sizeof(word)) {
+		memcpy(&word, value + i, sizeof(word));
+		word ^= mask;
+		memcpy(value + i, &word, sizeof(word));
 	}
+	server_command(server, 3, words, len);
+}
+
+/* All is sent before replies are read: switching between processes costs an emulator much. */
+static void overwrite_some(struct server *server, const struct records *all, unsigned int turn)
+{
+	size_t first = (size_t)turn * WRITES;
+
+	for (size_t i = first; i < first + WRITES; i++)
+		overwrite(server, &all->record[i * STEP % all->count], turn);
+	for (int i = 0; i < WRITES; i++)
+		server_line(server, '+');
 }
 
 static void __attribute__((noreturn)) be_client(unsigned int nr, uint64_t from)
 {
 	struct records all = records_open(DATA);
 	struct server *servers = connect_all(nr);
-	size_t at = 0;
 
 	for (unsigned int turn = 1; ; turn++) {
 		uint64_t begun;
 
 		sleep_until(from + turn * EVERY_NS);
 		begun = clock_ns();
-		for (int i = 0; i < WRITES; i++) {
-			at = (at + STEP) % all.count;
-			overwrite(servers, nr, &all.record[at], turn);
-		}
+		for (unsigned int i = 0; i < nr; i++)
+			overwrite_some(&servers[i], &all, turn);
 		note_turn(&turns[0], clock_ns() - begun);
 	}
 }
