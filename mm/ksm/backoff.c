@@ -27,7 +27,7 @@
 #define UNIT_MAX_MSECS		1000
 
 /* Up to here the next visit, a pass later, is soon enough. */
-#define LEVEL_AT_ONCE		1
+#define LEVEL_AT_ONCE		1U
 /* Pages that change, but were merged never: 64 units. */
 #define LEVEL_MAX_CHANGED	8
 /* Pages that settled in between: 16 units. */
@@ -45,10 +45,10 @@ static_assert(LEVEL_MAX_REWRITTEN < 1 << KSM_LEVEL_BITS);
 
 /* Units for which a page was merged: no gain at all, not worth it, and well worth it. */
 #define UNITS_AT_ONCE		2
-#define UNITS_SOON		8
-#define UNITS_LONG		16
+#define UNITS_SOON		10
+#define UNITS_LONG		20
 /* Levels that a page falls by then. */
-#define LEVELS_LONG		2
+#define LEVELS_LONG		2U
 /* In fewer units a page of a heap that is collected is gone: it should not be merged. */
 #define UNITS_FLEETING		6
 
@@ -108,8 +108,9 @@ unsigned int ksm_backoff_rewritten(unsigned int unit, unsigned int level, u32 li
 	if (lived < (u64)unit * UNITS_SOON)
 		return min(level + 1, LEVEL_MAX_REWRITTEN);
 	if (lived > (u64)unit * UNITS_LONG)
-		return level - min(level, LEVELS_LONG);
-	return level;
+		level -= min(level, LEVELS_LONG);
+	/* It is not new any more: to merge it again is no news. */
+	return max(level, LEVEL_AT_ONCE);
 }
 
 /**

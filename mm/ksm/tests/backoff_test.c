@@ -131,7 +131,7 @@ static void page_that_comes_to_rest_is_trusted_again(struct kunit *test)
 	/* Then seldom: each time it waits less. */
 	for (i = 0; i < 16; i++)
 		level = ksm_backoff_rewritten(UNIT, level, 100 * UNIT);
-	KUNIT_EXPECT_EQ(test, level, 0);
+	KUNIT_EXPECT_EQ(test, ksm_backoff_wait(UNIT, level), 0);
 }
 
 static struct kunit_case backoff_cases[] = {
