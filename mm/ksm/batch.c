@@ -163,6 +163,31 @@ static void retire_if_idle(struct ksm_mm *kmm)
 		ksm_mm_retire(kmm);
 }
 
+static void begin_batch(struct ksm_batch *batch, struct ksm_mm *kmm, u64 max_work)
+{
+	batch->kmm = kmm;
+	batch->max_work = min(max_work, KSM_BATCH_PAGES * KSM_COST_HASHED);
+	batch->work = 0;
+	batch->wanting = ksm_sight_wanting();
+	batch->renewing = ksm_sight_renewing();
+	batch->pass = ksm_whole_passes;
+	batch->considered = 0;
+	batch->refresh_all = ksm_refresh_passes;
+	batch->again = KSM_NOWHERE;
+	batch->skipped = 0;
+	batch->handed_over = 0;
+	batch->parts = 0;
+	batch->forgotten = 0;
+	batch->unit = ksm_backoff_unit();
+	batch->now = jiffies;
+	batch->found = 0;
+	batch->changed = 0;
+	batch->next = kmm->next;
+	batch->stopped = false;
+	batch->nr_items = 0;
+	batch->nr_pairs = 0;
+}
+
 /**
  * ksm_batch_run - look at some pages of a registered mm
  * @batch: room
@@ -180,30 +205,9 @@ struct ksm_batch_result ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *km
 	struct ksm_batch_result result = {};
 	int err;
 
-	batch->kmm = kmm;
-	batch->max_work = min(max_work, KSM_BATCH_PAGES * KSM_COST_HASHED);
-	batch->work = 0;
-	batch->wanting = ksm_sight_wanting();
-	batch->renewing = ksm_sight_renewing();
-	batch->pass = ksm_whole_passes;
-	batch->considered = 0;
+	begin_batch(batch, kmm, max_work);
 	batch->sweeping = sweeping;
 	batch->calm = calm;
-	batch->refresh_all = ksm_refresh_passes;
-	batch->again = KSM_NOWHERE;
-	batch->skipped = 0;
-	batch->handed_over = 0;
-	batch->parts = 0;
-	batch->forgotten = 0;
-	batch->unit = ksm_backoff_unit();
-	batch->now = jiffies;
-	batch->found = 0;
-	batch->changed = 0;
-	batch->next = kmm->next;
-	batch->stopped = false;
-	batch->nr_items = 0;
-	batch->nr_pairs = 0;
-
 	err = lock_mm(kmm, KSM_MANY_TRIES);
 	if (err) {
 		result.end = err == -EBUSY ? KSM_BATCH_BUSY : KSM_BATCH_DONE;

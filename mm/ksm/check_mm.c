@@ -430,7 +430,7 @@ void ksm_check_mm(struct ksm_check *check, struct ksm_mm *kmm)
 		mmap_read_lock(mm);
 	mutex_lock(&kmm->lock);
 	check_track(check);
-	/* Who is about to exit may be forgotten already, by unmerging. */
+	/* Unmerging may have forgotten an mm that is about to exit. */
 	if (!kmm->gone && atomic_read(&mm->mm_users))
 		agrees = check_page_tables(check, true);
 	ksm_mm_unlock(kmm);

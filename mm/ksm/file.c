@@ -125,8 +125,8 @@ static bool stayed_the_same(struct ksm_record rec, const struct ksm_item *item)
  * How trying to merge a page ended:
  * 0		it is merged
  * -ENOENT	there is nobody to merge it with
- * -EXFULL	likewise, and many different pages have its key: no more of them shall
- *		become merged ones before they have a partner
+ * -EXFULL	likewise, and many different pages have its key: a further one becomes no
+ *		merged page before it has a partner
  * other	there may be, but not now: it tries again in the next pass
  */
 static int merge_with_stable(struct ksm_mm *kmm, struct vm_area_struct *vma,

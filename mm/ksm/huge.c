@@ -22,6 +22,8 @@
 /* Rounds from this level on are samples of one page in so many. */
 #define SAMPLE_LEVEL		4
 #define SAMPLE_PART		8
+/* If so many pages of a sample have changed, or come to rest, others have. */
+#define SAMPLE_NEWS		(HPAGE_PMD_NR / SAMPLE_PART / 8)
 /* Up to this level pages that have no stable key are hashed in samples, too. */
 #define SAMPLE_LEVEL_ALL	6
 #define LEVEL_MAX_HUGE		9
@@ -46,7 +48,7 @@ bool ksm_in_huge_round(const struct ksm_batch *batch, unsigned long addr)
  * @kmm: whose
  * @addr: of the page
  *
- * It may be so with others: the next round is for all.
+ * If it is so with many of a sample the next round is for all.
  *
  * Context: @kmm locked.
  */
@@ -54,7 +56,7 @@ void ksm_huge_has_news(struct ksm_mm *kmm, unsigned long addr)
 {
 	struct ksm_block *block = ksm_track_block(&kmm->track, addr & PMD_MASK);
 
-	if (block && block->level >= SAMPLE_LEVEL)
+	if (++kmm->huge_news >= SAMPLE_NEWS && block && block->level >= SAMPLE_LEVEL)
 		block->level = SAMPLE_LEVEL - 2;
 }
 
@@ -143,6 +145,7 @@ static enum huge_visit visit_huge(struct ksm_batch *batch, struct vm_area_struct
 	block->level = min(block->level + 1, LEVEL_MAX_HUGE);
 	block->since = (u32)batch->now;
 	batch->kmm->huge_round = start;
+	batch->kmm->huge_news = 0;
 	return HUGE_ROUND;
 }
 

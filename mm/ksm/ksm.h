@@ -390,6 +390,7 @@ unsigned int ksm_backoff_first(const struct ksm_fate *fate, unsigned int unit);
  * @met: a VMA that takes part was met in this pass; scanner only
  * @fate: of its merged pages; scanner only
  * @huge_round: start of the huge page whose pages are being hashed, or 0; scanner only
+ * @huge_news: pages of that with news, see ksm_huge_has_news(); scanner only
  * @busy: how often its locks were tried for in vain since they were had; scanner only
  * @anon: anonymous pages of the mm when a pass last came to it; scanner only
  * @born: jiffies when it was registered
@@ -406,6 +407,7 @@ struct ksm_mm {
 	bool met;
 	struct ksm_fate fate;
 	unsigned long huge_round;
+	unsigned int huge_news;
 	unsigned int busy;
 	unsigned int out_since;
 	unsigned long anon;

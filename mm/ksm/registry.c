@@ -374,7 +374,7 @@ static void depart(struct ksm_mm *kmm)
 {
 	lockdep_assert_held(&kmm->lock);
 
-	/* Nobody shall take them for partners. */
+	/* No lookup finds a page of this mm as a partner from here on. */
 	if (kmm->track.nr[KSM_CANDIDATE])
 		ksm_forget_but_merged(kmm);
 	kmm->gone = true;

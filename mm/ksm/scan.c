@@ -68,7 +68,7 @@ static struct {
 	bool in_vain;			/* the last time that brought nothing */
 	unsigned long grown;		/* until then, in jiffies, growth does not count */
 	unsigned long rest;		/* after this turn, in jiffies, if nobody calls */
-	unsigned int pages;		/* pages_to_scan of this turn */
+	unsigned int pages;		/* pages_to_scan when the turn ended */
 } scan = {
 	.wait = __WAIT_QUEUE_HEAD_INITIALIZER(scan.wait),
 };
@@ -347,8 +347,8 @@ static bool scan_one(u64 *budget)
 }
 
 /*
- * Who is in no hurry pays for pages that are passed over as for others, by a longer
- * sleep. And short passes are not made all the time.
+ * If it is in no hurry ksmd pays for pages that are passed over as for others, by a longer
+ * sleep. And it does not make short passes all the time.
  */
 static unsigned long rest_after(unsigned int pages)
 {
@@ -378,12 +378,13 @@ static void scan_turn(unsigned int pages)
 			look_for_growth();
 		}
 		scan.considered = 0;
-		scan.pages = pages;
 	}
 	while (budget && scan_one(&budget) && !freezing(current) &&
 	       scan.considered < (u64)pages * KSM_TURN_SLEEPS)
 		cond_resched();
 	scoped_guard(mutex, &ksm_control) {
+		/* An advisor's new one is for the next turn: that of this one is paid for. */
+		scan.pages = READ_ONCE(ksm_pages_to_scan);
 		scan.rest = rest_after(pages);
 		if (scan.rest)
 			ksm_site_prune_heirs(KSM_PRUNE_REST, false);

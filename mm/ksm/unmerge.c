@@ -205,8 +205,8 @@ static int unshare_found(struct vm_area_struct *vma, struct ksm_shared *found, u
  * Goes on from *@addr until @end or until @max places were unmerged; *@addr
  * says how far it came. Steps over what cannot be unmerged now, and says so:
  * that stays merged and keeps its site, the way to find it. All other records
- * of what was gone over are forgotten. What was unshared is looked at again. A signal
- * ends it when one place was done: who is called again for that gets to an end, too.
+ * of what was gone over are forgotten. The next walk checks what was unshared. A signal
+ * ends it after one place at least, so that a caller that tries again comes to an end.
  */
 static int unmerge_some(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long *addr,
 			unsigned long end, unsigned int max)

@@ -85,7 +85,7 @@ static unsigned long read_file(const char *path)
 	return number;
 }
 
-/* Each of the processes up to @who has such a part. */
+/* All processes up to @who hold such a part. */
 static void must_be_large(const struct part *part, unsigned int who)
 {
 	char path[128];

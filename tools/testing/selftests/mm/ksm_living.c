@@ -20,16 +20,6 @@
 /* What back-off counts in: fifty sleeps of the default of these tests. */
 #define UNIT_MILLISECS	50
 
-/* Only where hardware tells of writes does ksmd know what happens without hashing. */
-static const char *no_dirty_bit(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-	return NULL;
-#else
-	return "KSM does not use the dirty bit of this architecture";
-#endif
-}
-
 static size_t merged(char *map, size_t pages)
 {
 	return ksm_count_merged(getpid(), map, pages);
@@ -42,7 +32,7 @@ FIXTURE(living)
 
 FIXTURE_SETUP(living)
 {
-	const char *missing = ksm_missing() ?: no_dirty_bit();
+	const char *missing = ksm_missing() ?: ksm_no_dirty_bit();
 
 	if (missing)
 		SKIP(return, "%s", missing);
@@ -206,7 +196,7 @@ FIXTURE(hot_huge)
 
 FIXTURE_SETUP(hot_huge)
 {
-	const char *missing = ksm_missing() ?: no_dirty_bit();
+	const char *missing = ksm_missing() ?: ksm_no_dirty_bit();
 
 	if (missing)
 		SKIP(return, "%s", missing);

@@ -142,6 +142,20 @@ static bool must_set(const char *name, const char *value)
 }
 
 /**
+ * ksm_no_dirty_bit - does ksmd learn of writes without hashing?
+ *
+ * Return: why not, or NULL where hardware sets the dirty bit.
+ */
+const char *ksm_no_dirty_bit(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+	return NULL;
+#else
+	return "KSM does not use the dirty bit of this architecture";
+#endif
+}
+
+/**
  * ksm_check - let the kernel check what it has written down against what is
  *
  * Return: false if it found a disagreement; true if all is right, or if this kernel

@@ -72,6 +72,7 @@ struct ksm_test {
 
 /* Settings and counters in /sys/kernel/mm/ksm. */
 const char *ksm_missing(void);
+const char *ksm_no_dirty_bit(void);
 bool ksm_check(void);
 bool ksm_begin(struct ksm_test *test);
 bool ksm_end(struct ksm_test *test);

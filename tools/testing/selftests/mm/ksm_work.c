@@ -86,16 +86,6 @@ static const char *mount_debugfs(bool *mounted)
 	       "this kernel does not count KSM's work (CONFIG_DEBUG_FS, " COUNTS ")" : NULL;
 }
 
-/* Change is told by the dirty bit where hardware sets it. */
-static const char *no_dirty_bit(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-	return NULL;
-#else
-	return "KSM does not use the dirty bit of this architecture";
-#endif
-}
-
 FIXTURE(work)
 {
 	struct ksm_test ksm;
@@ -192,7 +182,7 @@ FIXTURE_TEARDOWN_PARENT(work)
 /* With change told by the dirty bit. */
 static const char *use_dirty_bit(void)
 {
-	return no_dirty_bit() ?: ksm_set("smart_scan", "1") ? "no smart_scan" : NULL;
+	return ksm_no_dirty_bit() ?: ksm_set("smart_scan", "1") ? "no smart_scan" : NULL;
 }
 
 TEST_F(work, on_pages_without_a_twin_is_to_hash_each_once)
@@ -366,7 +356,7 @@ static long job_wrong_group(struct ksm_worker *worker, long groups, long unused,
 
 FIXTURE_SETUP(twins)
 {
-	const char *missing = ksm_missing() ?: mount_debugfs(&self->mounted) ?: no_dirty_bit();
+	const char *missing = ksm_missing() ?: mount_debugfs(&self->mounted) ?: ksm_no_dirty_bit();
 	struct ksm_worker *worker = self->ksm.workers;
 
 	if (missing)
