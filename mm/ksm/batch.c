@@ -74,7 +74,7 @@ static int lock_mm(struct ksm_mm *kmm, unsigned int tries)
 	struct mm_struct *mm = kmm->slot.mm;
 
 	while (!READ_ONCE(kmm->gone)) {
-		if (mmap_read_trylock(mm)) {
+		if (!ksm_point_fails(KSM_POINT_LOCK_MM) && mmap_read_trylock(mm)) {
 			kmm->busy = 0;
 			if (ksm_mm_trylock(kmm))
 				return 0;
@@ -220,7 +220,9 @@ struct ksm_batch_result ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *km
 			kmm->anon = get_mm_counter(kmm->slot.mm, MM_ANONPAGES);
 	}
 	ksm_collect(batch);
+	ksm_point_sleep(KSM_POINT_COLLECTED);
 	hash_items(batch);
+	ksm_point_sleep(KSM_POINT_HASHED);
 	ksm_file_items(batch);
 	result.end = batch->stopped ? KSM_BATCH_STOPPED : KSM_BATCH_DONE;
 	kmm->next = batch->stopped ? batch->next : 0;
@@ -229,7 +231,9 @@ struct ksm_batch_result ksm_batch_run(struct ksm_batch *batch, struct ksm_mm *km
 	unlock_mm(kmm);
 	ksm_free_replaced();
 
+	ksm_point_sleep(KSM_POINT_UNLOCKED);
 	promote_partners(batch);
+	ksm_point_sleep(KSM_POINT_PROMOTED);
 	if (batch->nr_pairs)
 		finish_pairs(batch);
 	put_partners(batch);

@@ -410,4 +410,5 @@ void __init ksm_check_init(struct dentry *dir)
 	debugfs_create_file("check", 0600, dir, NULL, &check_fops);
 	debugfs_create_file("checksum_mask", 0600, dir, NULL, &mask_fops);
 	debugfs_create_bool("deny_sightings", 0600, dir, &ksm_sightings_denied);
+	ksm_point_init(dir);
 }

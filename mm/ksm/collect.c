@@ -86,6 +86,7 @@ static void see_pte(struct ksm_batch *batch, struct vm_area_struct *vma, unsigne
 		ksm_visit_absent(batch, addr, softleaf_from_pte(pte));
 		return;
 	}
+	ksm_point_spin(KSM_POINT_LOOK);
 	if (ksm_left_alone(batch, addr, pte_pfn(pte)))
 		return;
 	touched = ksm_in_huge_round(batch, addr) ||

@@ -45,7 +45,7 @@
  * sight (keys that were seen), unstable (candidates), stable (merged folios), site (who maps
  * them), pte (changes of page tables), merge, zero, unmerge, rmap (what the rest of mm
  * calls), sysfs, stat, work (what it all cost, in debugfs), check and check_mm (whether all
- * agrees, likewise).
+ * agrees, likewise), point (where races are made likely, likewise).
  *
  * Lock order, outermost first:
  *
@@ -79,6 +79,7 @@
 
 #include "../internal.h"
 #include "../mm_slot.h"
+#include "point.h"
 
 /* Pages with equal keys but different contents are tolerated up to this many. */
 #define KSM_KEY_TWINS		8

@@ -96,6 +96,7 @@ static int merge_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned
 	}
 	/* MADV_FREE by its only owner may have cleaned it and be half way. */
 	folio_mark_dirty(kfolio);
+	ksm_point_sleep(KSM_POINT_ATTACHED);
 	err = ksm_exchange_page(vma, addr, page, kpage);
 	if (err)
 		drop_site(kmm, addr, kfolio);
@@ -128,7 +129,7 @@ int ksm_merge(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr
 	pfn = page_to_pfn(page);
 	if (page_folio(page) == kfolio) {
 		err = ksm_adopt(kmm, vma, addr, kfolio);
-	} else if (folio_trylock(kfolio)) {
+	} else if (!ksm_point_fails(KSM_POINT_LOCK_FOLIO) && folio_trylock(kfolio)) {
 		err = merge_locked(kmm, vma, addr, page, kfolio);
 		folio_unlock(kfolio);
 	}
@@ -190,7 +191,7 @@ int ksm_adopt(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr
 	struct ksm_stable *stable;
 	int err = -ENOENT;
 
-	if (!folio_trylock(kfolio))
+	if (ksm_point_fails(KSM_POINT_LOCK_FOLIO) || !folio_trylock(kfolio))
 		return -EAGAIN;
 	stable = folio_test_ksm(kfolio) ? ksm_folio_stable(kfolio) : NULL;
 	if (stable) {
@@ -300,6 +301,7 @@ static int promote_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, unsign
 	err = ksm_write_protect(vma, addr, folio, page, &shared);
 	if (err)
 		return err;
+	ksm_point_sleep(KSM_POINT_PROTECTED);
 	*now = page_key_now(page);
 	if (*now != key)
 		return -ENOENT;

@@ -116,6 +116,7 @@ static int take_pte(struct vm_area_struct *vma, unsigned long addr, pte_t *ptep,
 		return -EAGAIN;
 	flush_cache_page(vma, addr, page_to_pfn(page));
 	*pte = ptep_clear_flush(vma, addr, ptep);
+	ksm_point_spin(KSM_POINT_PTE_TAKEN);
 	if (cpu_dcache_is_aliasing())
 		flush_dcache_page(page);
 	if (!refs_accounted_for(folio) ||
@@ -305,7 +306,7 @@ struct folio *ksm_lock_small_folio(struct page *page)
 {
 	struct folio *folio = page_folio(page);
 
-	if (!folio_trylock(folio))
+	if (ksm_point_fails(KSM_POINT_LOCK_FOLIO) || !folio_trylock(folio))
 		return ERR_PTR(-EAGAIN);
 	if (unlikely(page_folio(page) != folio || folio_test_ksm(folio)))
 		goto unlock;

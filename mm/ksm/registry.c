@@ -417,6 +417,7 @@ int __ksm_enter(struct mm_struct *mm)
 {
 	struct ksm_mm *kmm;
 
+	ksm_point_sleep(KSM_POINT_FORK);
 	if (ksm_stable_prepare() || ksm_unstable_prepare())
 		return -ENOMEM;
 	kmm = ksm_cache_alloc(ksm_mm_cache, GFP_KERNEL | __GFP_ZERO);
@@ -458,6 +459,7 @@ void __ksm_exit(struct mm_struct *mm)
 	if (!kmm)
 		return;
 	ksm_check_leave(mm);
+	ksm_point_sleep(KSM_POINT_EXIT);
 	if (ksm_mm_lock(kmm)) {
 		if (kmm->track.nr[KSM_MERGED] > KSM_EXIT_MERGED)
 			depart(kmm);

@@ -16,7 +16,7 @@
 
 static bool lock_site(struct ksm_site *site, struct rmap_walk_control *rwc)
 {
-	if (anon_vma_trylock_read(site->anon_vma))
+	if (!ksm_point_fails(KSM_POINT_LOCK_ANON_VMA) && anon_vma_trylock_read(site->anon_vma))
 		return true;
 	if (rwc->try_lock) {
 		rwc->contended = true;
@@ -100,6 +100,7 @@ void folio_migrate_ksm(struct folio *newfolio, struct folio *folio)
 	if (!stable)
 		return;
 	VM_WARN_ON_ONCE_FOLIO(stable->pfn != folio_pfn(folio), folio);
+	ksm_point_spin(KSM_POINT_MIGRATE);
 	/* Who sees the PFN sees newfolio's mapping word. */
 	smp_store_release(&stable->pfn, folio_pfn(newfolio));
 	smp_wmb();	/* pairs with smp_rmb() in ksm_stable_get_folio() */
@@ -189,6 +190,7 @@ struct folio *ksm_might_need_to_copy(struct folio *folio, struct vm_area_struct 
 	if (!folio_test_uptodate(folio))
 		return folio;	/* the caller reports the failed read */
 
+	ksm_point_sleep(KSM_POINT_SWAPIN);
 	copy = vma_alloc_folio(GFP_HIGHUSER_MOVABLE, 0, vma, addr);
 	if (copy && mem_cgroup_charge(copy, vma->vm_mm, GFP_KERNEL)) {
 		folio_put(copy);

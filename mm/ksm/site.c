@@ -244,7 +244,7 @@ static bool site_has_relatives(struct ksm_leaving *leaving, struct ksm_site *sit
 
 	if (anon_vma == leaving->alone && offset == leaving->offset)
 		return false;
-	if (!anon_vma_trylock_read(anon_vma))
+	if (ksm_point_fails(KSM_POINT_LOCK_ANON_VMA) || !anon_vma_trylock_read(anon_vma))
 		return true;
 	if (tree_is_own(leaving, site, own)) {
 		leaving->alone = anon_vma;
@@ -459,6 +459,7 @@ unsigned int ksm_site_prune_heirs(unsigned int max, bool wait)
 		}
 		if (!stable)
 			break;
+		ksm_point_sleep(KSM_POINT_PRUNE);
 		kept += prune_node(stable, wait);
 		cond_resched();
 	}

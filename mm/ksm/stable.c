@@ -165,6 +165,7 @@ struct folio *ksm_stable_get_folio(const struct ksm_stable *stable)
 		bool freed = false;
 
 		while (!freed && ksm_stable_owns(stable, folio)) {
+			ksm_point_spin(KSM_POINT_STABLE_GET);
 			if (folio_try_get(folio)) {
 				if (ksm_stable_owns(stable, folio))
 					return folio;
@@ -200,7 +201,7 @@ struct folio *ksm_stable_lock_folio(const struct ksm_stable *stable, bool wait)
 	struct folio *folio;
 
 	while ((folio = ksm_stable_get_folio(stable))) {
-		if (!folio_trylock(folio)) {
+		if ((!wait && ksm_point_fails(KSM_POINT_LOCK_FOLIO)) || !folio_trylock(folio)) {
 			if (!wait) {
 				folio_put(folio);
 				return ERR_PTR(-EAGAIN);

@@ -25,6 +25,8 @@ void *ksm_cache_alloc(struct kmem_cache *cache, gfp_t gfp)
 	void *object;
 
 	KUNIT_STATIC_STUB_REDIRECT(ksm_cache_alloc, cache, gfp);
+	if (!gfpflags_allow_blocking(gfp) && ksm_point_fails(KSM_POINT_ALLOC))
+		return NULL;
 	object = kmem_cache_alloc(cache, gfp);
 	if (object)
 		atomic_long_add(kmem_cache_size(cache), &ksm_stat.bytes);

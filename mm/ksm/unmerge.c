@@ -222,6 +222,7 @@ static int unmerge_some(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned
 		found.nr_done = 0;
 		walk_page_range_vma(vma, *addr, end, &find_shared_ops, &found);
 		*addr = found.nr ? found.places[0].addr : end;
+		ksm_point_sleep(KSM_POINT_UNMERGE);
 		err = unshare_found(vma, &found, &max);
 		note_copies(vma, &found);
 		if (err)

@@ -21,6 +21,8 @@ bool ksm_batch_full(const struct ksm_batch *batch)
 {
 	if (batch->work >= batch->max_work || batch->nr_items >= KSM_BATCH_PAGES)
 		return true;
+	if (ksm_point_fails(KSM_POINT_BATCH_FULL))
+		return true;
 	/* Lets writers of the mm's layout in early. */
 	return (batch->nr_items >= KSM_BATCH_HURRIED ||
 		batch->work >= KSM_BATCH_HURRIED * KSM_COST_HASHED) &&

@@ -4,8 +4,9 @@
  * they do at random all that an application may do to memory, and others turn each knob
  * of KSM's. No byte may be lost, and nothing may be left when they are gone.
  *
- * usage: ksm_torture [-pqx] [-s SEED] [-t SECONDS | -n OPERATIONS] [-w WORKERS]
+ * usage: ksm_torture [-opqx] [-s SEED] [-t SECONDS | -n OPERATIONS] [-w WORKERS]
  *
+ *   -o  leave points off where the kernel waits, or fails, at random (CONFIG_KSM_DEBUG)
  *   -p  panic when a page is wrong, so that nothing moves any more
  *   -q  no line every ten seconds, no list at the end
  *   -x  test of the test: a page is changed that should not be
@@ -31,7 +32,7 @@
 #include "ksm_torture.h"
 #include "ksm_util.h"
 
-#define USAGE	"ksm_torture [-pqx] [-s SEED] [-t SECONDS | -n OPERATIONS] [-w WORKERS]"
+#define USAGE	"ksm_torture [-opqx] [-s SEED] [-t SECONDS | -n OPERATIONS] [-w WORKERS]"
 
 #define DEFAULT_SECONDS	60
 #define DEFAULT_WORKERS	4
@@ -41,6 +42,9 @@
 #define HANG_SECONDS	60
 
 #define LAST_PASSES	2
+
+/* At one point in so many the kernel waits, or pretends that something failed. */
+#define POINTS_RATE	32
 
 /* What nothing points to counts as lost when it is so old. */
 #define LEAKS		"/sys/kernel/debug/kmemleak"
@@ -57,6 +61,7 @@ static struct {
 	bool quiet;
 	bool panic;
 	bool self_test;
+	bool points_off;
 } options = { .seconds = DEFAULT_SECONDS, .workers = DEFAULT_WORKERS };
 
 static struct ksm_test ksm;
@@ -83,6 +88,7 @@ static void read_option(int option)
 {
 	unsigned long long number = optarg ? strtoull(optarg, NULL, 0) : 0;
 
+	options.points_off |= option == 'o';
 	options.panic |= option == 'p';
 	options.quiet |= option == 'q';
 	options.self_test |= option == 'x';
@@ -101,7 +107,7 @@ static void read_options(int argc, char **argv)
 	int option;
 
 	read_environment();
-	while ((option = getopt(argc, argv, "pqxs:t:n:w:")) != -1) {
+	while ((option = getopt(argc, argv, "opqxs:t:n:w:")) != -1) {
 		if (option == '?')
 			ksft_exit_fail_msg("usage: " USAGE "\n");
 		read_option(option);
@@ -165,6 +171,8 @@ static void prepare(void)
 		ksft_exit_fail_msg("KSM's settings are refused\n");
 	if (ksm_set("run", "1"))
 		ksft_exit_fail_msg("KSM cannot be started\n");
+	if (!options.points_off && !torture_points_on(POINTS_RATE))
+		ksft_print_msg("points stay off\n");
 	/* What was lost before is not KSM's. */
 	ksm_write_text(LEAKS, "clear");
 	signal(SIGINT, stop_early);
@@ -333,6 +341,7 @@ static bool passes_went_by(uint64_t start)
 static void wait_for_passes(uint64_t start)
 {
 	end_helpers();
+	torture_points_off();
 	/* Or else some could not get at their pages: see without_rseq(). */
 	ksm_write_text(TORTURE_GROUP "/memory.max", "max");
 	if (ksm_set("advisor_mode", "none") && ksm_get("advisor_max_cpu") != KSM_NONE)
@@ -401,6 +410,7 @@ static __noreturn void give_up(void)
 	static const char lost[] = "no byte was lost";
 
 	kill_all();
+	torture_points_off();
 	ksm_set("run", "0");
 	list_counts();
 	ksft_print_msg("KSM's settings are not put back\n");
@@ -453,6 +463,7 @@ static void finish(void)
 	bool zero, good;
 
 	ksft_test_result_pass("no byte was lost\n");
+	torture_points_off();
 	zero = !ksm_set("run", "2");
 	ksm_wait_until(!ksm_get("pages_shared") && !ksm_get("ksm_zero_pages") &&
 		       !ksm_get("stable_node_chains") && !ksm_get("pages_unshared"));

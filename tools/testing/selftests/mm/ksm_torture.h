@@ -275,5 +275,7 @@ void torture_call_checker(void);
 void torture_save_knobs(void);
 bool torture_restore_knobs(void);
 void torture_list_knobs(void);
+bool torture_points_on(unsigned int rate);
+void torture_points_off(void);
 
 #endif

@@ -24,6 +24,7 @@
 #define KSM	"/sys/kernel/mm/ksm/"
 #define THP	"/sys/kernel/mm/transparent_hugepage/"
 #define CHECKER	"/sys/kernel/debug/ksm/check"
+#define POINTS	"/sys/kernel/debug/ksm/points"
 #define MEMORY	"/sys/devices/system/memory/"
 
 /* A knob is turned, and memory is moved, every so many operations at most. */
@@ -221,6 +222,33 @@ void torture_list_knobs(void)
 		torture_list_count(strstr(knobs[i].path, "mm/") ?: knobs[i].path,
 				   &torture->knob[i]);
 	torture_list_count("memory offline and online", &torture->knob[ARRAY_SIZE(knobs)]);
+}
+
+/* ---- points where the kernel waits, or pretends that something failed ---- */
+
+static bool points_are_on;
+
+bool torture_points_on(unsigned int rate)
+{
+	char text[40];
+
+	snprintf(text, sizeof(text), "%llu %u", (unsigned long long)torture->seed, rate);
+	points_are_on = !ksm_write_text(POINTS, text);
+	return points_are_on;
+}
+
+/* Says how often each was passed, and did something. */
+void torture_points_off(void)
+{
+	char text[2000], *line, *rest = text;
+
+	if (!points_are_on)
+		return;
+	points_are_on = false;
+	if (ksm_read_text(POINTS, text, sizeof(text)) || ksm_write_text(POINTS, "0 0"))
+		ksft_print_msg("points cannot be switched off\n");
+	while ((line = strsep(&rest, "\n")) && *line)
+		ksft_print_msg("point %s\n", line);
 }
 
 /* ---- memory that goes offline ---- */
