@@ -174,7 +174,8 @@ static int walk_pmd(pmd_t *pmd, unsigned long addr, unsigned long end, struct mm
 		batch->next = walk_ptes(batch, walk->vma, ptep, addr, end);
 		pte_unmap_unlock(ptep, ptl);
 	}
-	return ksm_batch_full(batch) || was_last_part(batch);
+	/* Where it stopped tells, for others may have ceased to wait meanwhile. */
+	return batch->next < end || ksm_batch_full(batch) || was_last_part(batch);
 }
 
 static int walk_hole(unsigned long addr, unsigned long end, int depth, struct mm_walk *walk)
