@@ -241,7 +241,9 @@ unsigned long ksm_walk_huge(struct ksm_batch *batch, struct vm_area_struct *vma,
 	/* Migrating: as it was until the next pass. */
 	if (!page)
 		return end;
-	if (!batch->sweeping && batch->dirty_bit && PageAnon(page))
+	/* One that was given up by MADV_FREE is left alone as long as it is whole. */
+	if (!batch->sweeping && batch->dirty_bit && PageAnon(page) &&
+	    !folio_test_lazyfree(page_folio(page)))
 		visit = visit_huge(batch, vma, pmdp, addr, page);
 	if (visit == HUGE_DONE || (visit == HUGE_EARLY && pass_over_all(batch, addr, end)))
 		return end;

@@ -260,8 +260,8 @@ static struct folio *copy_of(struct page *page, struct vm_area_struct *vma, unsi
 /*
  * Others map the folio too, perhaps such that never offered it: they keep it,
  * and a copy is what is merged. So merged folios are mapped by mergeable VMAs
- * only, which unmerging can find. What one owner gave up by MADV_FREE reclaim
- * may drop at any time: not a copy, either.
+ * only, which unmerging can find. What one owner gave up by MADV_FREE, and uses
+ * again, reclaim may drop as soon as it is clean: not a copy, either.
  */
 static int promote_copy(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr,
 			struct page *page, u64 key)
@@ -305,6 +305,8 @@ static int promote_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, unsign
 	*now = page_key_now(page);
 	if (*now != key)
 		return -ENOENT;
+	if (folio_test_lazyfree(folio) && !folio_test_dirty(folio))
+		return -EAGAIN;
 	if (shared || folio_test_lazyfree(folio))
 		return promote_copy(kmm, vma, addr, page, key);
 	return plant_node(kmm, vma, addr, folio, key);

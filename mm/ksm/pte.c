@@ -159,8 +159,11 @@ int ksm_write_protect(struct vm_area_struct *vma, unsigned long addr, struct fol
 		if (!WARN_ON_ONCE(!pvmw.pte))
 			err = take_pte(vma, addr, pvmw.pte, page, &pte);
 		*shared = folio_mapcount(folio) > 1;
+		/* Of a page given up by MADV_FREE the bit alone tells that it is in use again. */
+		if (!err && !folio_test_lazyfree(folio))
+			pte = pte_mkclean(pte);
 		if (!err)
-			set_pte_at(vma->vm_mm, addr, pvmw.pte, pte_mkclean(pte));
+			set_pte_at(vma->vm_mm, addr, pvmw.pte, pte);
 		page_vma_mapped_walk_done(&pvmw);
 	}
 	mmu_notifier_invalidate_range_end(&range);

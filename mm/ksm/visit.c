@@ -208,6 +208,8 @@ void ksm_sweep_page(struct ksm_batch *batch, unsigned long addr, unsigned long p
 	folio = pfn_folio(pfn);
 	if (!folio_test_anon(folio) || folio_test_ksm(folio) || folio_is_busy(folio))
 		return;
+	if (folio_test_lazyfree(folio))
+		return;
 	if (folio_is_zone_device(folio) || PageHWPoison(pfn_to_page(pfn)))
 		return;
 	batch->work += KSM_COST_HASHED;
@@ -280,6 +282,21 @@ static void take_page(struct ksm_batch *batch, unsigned long addr, struct page *
 	folio_get(folio);
 }
 
+/*
+ * A page that was given up by MADV_FREE. Reclaim may drop it as long as it is clean, and
+ * nobody needs its contents. If it is dirty it is in use again. khugepaged looks for that
+ * at the entry only, so the bit stays there: that the page has changed its key tells, or
+ * its refresh.
+ */
+static void visit_lazyfree(struct ksm_batch *batch, unsigned long addr, struct page *page,
+			   bool dirty)
+{
+	if (!dirty && !folio_test_dirty(page_folio(page)))
+		ksm_visit_nothing(batch, addr);
+	else if (!ksm_pass_over(batch, addr, page_to_pfn(page)))
+		take_page(batch, addr, page, true);
+}
+
 /**
  * ksm_visit_page - a page is mapped that is not passed over
  * @batch: where the walk is
@@ -304,6 +321,10 @@ bool ksm_visit_page(struct ksm_batch *batch, unsigned long addr, struct page *pa
 	}
 	if (folio_test_ksm(folio)) {
 		see_merged(batch, addr, folio);
+		return false;
+	}
+	if (folio_test_lazyfree(folio)) {
+		visit_lazyfree(batch, addr, page, dirty);
 		return false;
 	}
 	touched |= !dirty && is_back(batch, addr, page);

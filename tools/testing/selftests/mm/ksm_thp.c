@@ -16,6 +16,8 @@
 
 #define KPF_ZERO_PAGE	BIT_ULL(24)
 
+#define KHUGEPAGED	"/sys/kernel/mm/transparent_hugepage/khugepaged/"
+
 FIXTURE(huge_page)
 {
 	struct ksm_test ksm;
@@ -150,6 +152,91 @@ TEST_F(huge_page, that_is_given_up_and_read_again_shares_nothing)
 	EXPECT_EQ(0, ksm_get("pages_sharing"));
 	EXPECT_EQ(self->pages, ksm_get("pages_shared"));
 	EXPECT_EQ(self->pages, ksm_proc_stat(getpid(), "ksm_merging_pages"));
+	EXPECT_EQ(-1, ksm_first_wrong(twins, self->pages, SEED, 1));
+}
+
+/* Pages that somebody gave up by MADV_FREE, and perhaps uses again. */
+FIXTURE(given_up)
+{
+	struct ksm_test ksm;
+	char saved[32];		/* how long khugepaged sleeps */
+	size_t size;
+	size_t pages;
+	char *map;
+};
+
+FIXTURE_SETUP(given_up)
+{
+	const char *missing = ksm_missing();
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	self->size = read_pmd_pagesize();
+	if (!self->size ||
+	    ksm_read_text(KHUGEPAGED "scan_sleep_millisecs", self->saved, sizeof(self->saved)))
+		SKIP(return, "this kernel has no transparent huge pages");
+	self->pages = self->size / psize();
+	ASSERT_TRUE(ksm_begin(&self->ksm));
+	self->map = ksm_map_pages(2 * self->pages);
+	ASSERT_NE(NULL, self->map);
+	self->map += -(uintptr_t)self->map % self->size;
+	ASSERT_EQ(0, madvise(self->map, self->size, MADV_NOHUGEPAGE));
+	ASSERT_EQ(0, ksm_mergeable(self->map, self->pages));
+	ksm_fill(self->map, self->pages, SEED, 1);
+	/* Uses the dirty bit. */
+	ASSERT_EQ(0, ksm_set("smart_scan", "1"));
+	ASSERT_EQ(0, ksm_set("run", "1"));
+	ASSERT_TRUE(ksm_wait_passes(KSM_MERGE_PASSES));
+	ASSERT_EQ(self->pages, ksm_get("pages_unshared"));
+	ASSERT_EQ(0, madvise(self->map, self->size, MADV_FREE));
+	/* What waits on the way to the LRU list becomes so when a pass begins. */
+	ASSERT_TRUE(ksm_wait_passes(2));
+	if (ksm_smaps(getpid(), self->map, "LazyFree") * 1024 != (long)self->size)
+		SKIP(return, "pages that were given up are gone");
+}
+
+FIXTURE_TEARDOWN_PARENT(given_up)
+{
+	if (self->saved[0])
+		EXPECT_EQ(0, ksm_write_text(KHUGEPAGED "scan_sleep_millisecs", self->saved));
+	EXPECT_TRUE(ksm_end(&self->ksm));
+}
+
+TEST_F(given_up, pages_that_are_used_again_become_a_huge_page)
+{
+	ksm_fill(self->map, self->pages, 2 * SEED, 1);
+	ASSERT_TRUE(ksm_wait_passes(KSM_MERGE_PASSES));
+	ASSERT_TRUE(ksm_wait_until(ksm_get("pages_volatile") == 0));
+	ASSERT_EQ(0, ksm_set("run", "0"));
+	ASSERT_EQ(0, madvise(self->map, self->size, MADV_HUGEPAGE));
+	ASSERT_EQ(0, ksm_write_text(KHUGEPAGED "scan_sleep_millisecs", "10"));
+	EXPECT_TRUE(ksm_wait_until(ksm_is_huge(self->map, self->size)));
+	EXPECT_EQ(-1, ksm_first_wrong(self->map, self->pages, 2 * SEED, 1));
+}
+
+TEST_F(given_up, pages_that_are_used_again_merge)
+{
+	char *twins = ksm_map_registered(self->pages);
+
+	ASSERT_NE(NULL, twins);
+	ksm_fill(twins, self->pages, 2 * SEED, 1);
+	ksm_fill(self->map, self->pages, 2 * SEED, 1);
+	EXPECT_TRUE(ksm_merge_all());
+	EXPECT_TRUE(ksm_wait_until(ksm_get("pages_sharing") == (long)self->pages));
+	EXPECT_EQ(-1, ksm_first_wrong(self->map, self->pages, 2 * SEED, 1));
+	EXPECT_EQ(-1, ksm_first_wrong(twins, self->pages, 2 * SEED, 1));
+}
+
+/* Its twin does not keep it, and nothing is known of it. */
+TEST_F(given_up, page_is_left_alone)
+{
+	char *twins = ksm_map_registered(self->pages);
+
+	ASSERT_NE(NULL, twins);
+	ksm_fill(twins, self->pages, SEED, 1);
+	ASSERT_TRUE(ksm_wait_passes(KSM_MERGE_PASSES));
+	EXPECT_EQ(0, ksm_get("pages_sharing"));
+	EXPECT_EQ(self->size, ksm_smaps(getpid(), self->map, "LazyFree") * 1024);
 	EXPECT_EQ(-1, ksm_first_wrong(twins, self->pages, SEED, 1));
 }
 
