@@ -537,8 +537,7 @@ static inline bool ksm_sight_wanted(u64 key)
 /**
  * struct ksm_stable - stands for one merged folio
  * @node: in the stable forest
- * @pfn: of the folio, which points back by its mapping word; written under the
- *	locks of both folios by migration, read without
+ * @pfn: of the folio, which points back by its mapping word; root's lock
  * @sites: changed under the folio's lock (while there is a folio) and the
  *	root's lock; walked under either
  * @nr_sites: sites that are no heirs; guarded as @sites
@@ -589,10 +588,9 @@ struct ksm_root *ksm_stable_root(const struct ksm_stable *stable);
 void ksm_stable_drop(struct ksm_stable *stable, struct folio *folio);
 bool ksm_stable_full(const struct ksm_stable *stable);
 bool ksm_stable_settle(struct ksm_root *root, struct ksm_stable *stable);
-void ksm_stable_follow(struct ksm_stable *stable, int old_nid, int new_nid);
+void ksm_stable_move(struct ksm_stable *stable, struct folio *newfolio, struct folio *folio);
 struct ksm_stable *ksm_folio_stable(const struct folio *folio);
 bool ksm_stable_owns(const struct ksm_stable *stable, const struct folio *folio);
-struct folio *ksm_stable_get_folio(const struct ksm_stable *stable);
 struct folio *ksm_stable_lock_folio(const struct ksm_stable *stable, bool wait);
 void ksm_stable_prefetch(u64 key);
 unsigned int ksm_stable_find(u64 key, struct folio *found[KSM_KEY_TWINS]);

@@ -81,9 +81,6 @@ void rmap_walk_ksm(struct folio *folio, struct rmap_walk_control *rwc)
  * @newfolio: where to; has the old one's mapping word already
  * @folio: where from
  *
- * The node learns the new PFN before the old folio lets go of it: who finds
- * that the old one does not point back looks at the PFN again.
- *
  * Context: both folios locked.
  */
 void folio_migrate_ksm(struct folio *newfolio, struct folio *folio)
@@ -97,15 +94,8 @@ void folio_migrate_ksm(struct folio *newfolio, struct folio *folio)
 	VM_WARN_ON_ONCE_FOLIO(newfolio->mapping != folio->mapping, newfolio);
 
 	stable = ksm_folio_stable(newfolio);
-	if (!stable)
-		return;
-	VM_WARN_ON_ONCE_FOLIO(stable->pfn != folio_pfn(folio), folio);
-	ksm_point_spin(KSM_POINT_MIGRATE);
-	/* Who sees the PFN sees newfolio's mapping word. */
-	smp_store_release(&stable->pfn, folio_pfn(newfolio));
-	smp_wmb();	/* pairs with smp_rmb() in ksm_stable_get_folio() */
-	WRITE_ONCE(folio->mapping, (void *)FOLIO_MAPPING_KSM);
-	ksm_stable_follow(stable, folio_nid(folio), folio_nid(newfolio));
+	if (stable)
+		ksm_stable_move(stable, newfolio, folio);
 }
 #endif
 

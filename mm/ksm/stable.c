@@ -68,13 +68,13 @@ static struct ksm_stable *to_stable(struct ksm_node *node)
 
 /**
  * ksm_stable_root - the tree a stable node belongs to
- * @stable: the node, whose key does not change: its folio is locked, or gone
+ * @stable: the node; its key changes when its folio migrates
  *
  * Return: the root.
  */
 struct ksm_root *ksm_stable_root(const struct ksm_stable *stable)
 {
-	return ksm_forest_root(&stable_forest, stable->node.key);
+	return ksm_forest_root(&stable_forest, READ_ONCE(stable->node.key));
 }
 
 /**
@@ -142,48 +142,68 @@ bool ksm_stable_owns(const struct ksm_stable *stable, const struct folio *folio)
 	return READ_ONCE(folio->mapping) == mapping_of(stable);
 }
 
+/*
+ * Locks the tree that a node stands in, or would. A migration may give it another key
+ * until that is done.
+ */
+static struct ksm_root *lock_root(const struct ksm_stable *stable)
+{
+	struct ksm_root *root = ksm_stable_root(stable), *now;
+
+	spin_lock(&root->lock);
+	while ((now = ksm_stable_root(stable)) != root) {
+		spin_unlock(&root->lock);
+		root = now;
+		spin_lock(&root->lock);
+	}
+	return root;
+}
+
+/*
+ * Whether a folio without references is freed, though it points to its node: one that
+ * failed is not given to anybody else, and keeps its mapping word for good. Reclaim puts
+ * no such folio into the swap cache, and others do not freeze what is not in there.
+ */
+static bool failed_and_freed(const struct folio *folio)
+{
+	if (!folio_test_hwpoison(folio))
+		return false;
+	smp_rmb();	/* a migration that froze it has ended if it is seen to be out */
+	if (folio_test_swapcache(folio))
+		return false;
+	smp_rmb();
+	return !folio_ref_count(folio);
+}
+
 /**
  * ksm_stable_get_folio - take a reference on a node's folio
  * @stable: the node, kept in being by the caller
  *
- * A reference count of zero means that the folio is being freed, or frozen for
- * an instant: by reclaim or migration, in the swap cache only and with
- * interrupts off. Migration moves the PFN before it clears the old folio's
- * mapping word and swap cache flag; see folio_migrate_ksm().
+ * Under the lock of the root, where a node's PFN and the mapping word of the folio that
+ * it leaves change together, one folio at most can be the node's: that at its PFN.
+ * It is, as long as it points back; none comes to point back but by a migration, which
+ * changes the PFN. What is freed points back no more before its frame is used again. So
+ * a folio that does not point back is gone for good. One that does and has no references
+ * is being freed, or frozen for an instant: the caller may ask again.
  *
- * Context: any.
- * Return: the folio, or NULL when it is gone.
+ * Context: @stable's root locked, so that memory does not go offline meanwhile.
+ * Return: the folio; NULL when it is gone; ERR_PTR(-EAGAIN) when nobody can tell now.
  */
-struct folio *ksm_stable_get_folio(const struct ksm_stable *stable)
+static struct folio *ksm_stable_get_folio(const struct ksm_stable *stable)
 {
-	unsigned long pfn;
+	struct folio *folio;
 
-	/* Keeps the memory map: ksm_stable_forget_pfns() waits. */
-	guard(rcu)();
-	while ((pfn = READ_ONCE(stable->pfn)) != KSM_PFN_GONE) {
-		struct folio *folio = pfn_folio(pfn);
-		bool freed = false;
-
-		while (!freed && ksm_stable_owns(stable, folio)) {
-			ksm_point_spin(KSM_POINT_STABLE_GET);
-			if (folio_try_get(folio)) {
-				if (ksm_stable_owns(stable, folio))
-					return folio;
-				folio_put(folio);
-				break;
-			}
-			freed = !folio_test_swapcache(folio);
-			cpu_relax();
-		}
-		smp_rmb();	/* pairs with smp_wmb() in folio_migrate_ksm() */
-		if (smp_load_acquire(&stable->pfn) != pfn)
-			continue;
-		/* There and back again by two migrations is not gone. */
-		if (!ksm_stable_owns(stable, folio))
-			break;
-		if (freed && !folio_ref_count(folio) && !folio_test_swapcache(folio))
-			break;
-	}
+	if (stable->pfn == KSM_PFN_GONE)
+		return NULL;
+	folio = pfn_folio(stable->pfn);
+	if (!ksm_stable_owns(stable, folio))
+		return NULL;
+	ksm_point_spin(KSM_POINT_STABLE_GET);
+	if (!folio_try_get(folio))
+		return failed_and_freed(folio) ? NULL : ERR_PTR(-EAGAIN);
+	if (ksm_stable_owns(stable, folio))
+		return folio;
+	folio_put(folio);
 	return NULL;
 }
 
@@ -192,15 +212,26 @@ struct folio *ksm_stable_get_folio(const struct ksm_stable *stable)
  * @stable: the node, kept in being by the caller
  * @wait: whether to sleep for the lock
  *
- * Context: sleeps if @wait.
+ * Context: no lock of a tree held; sleeps if @wait.
  * Return: the folio; NULL when it is gone; ERR_PTR(-EAGAIN) when it is locked
- * by somebody else and @wait is not set.
+ * by somebody else, or nobody can tell now, and @wait is not set.
  */
 struct folio *ksm_stable_lock_folio(const struct ksm_stable *stable, bool wait)
 {
-	struct folio *folio;
+	for (;;) {
+		struct ksm_root *root = lock_root(stable);
+		struct folio *folio = ksm_stable_get_folio(stable);
 
-	while ((folio = ksm_stable_get_folio(stable))) {
+		spin_unlock(&root->lock);
+		if (!folio)
+			return NULL;
+		if (IS_ERR(folio)) {
+			if (!wait)
+				return folio;
+			/* Whoever frees or freezes it may have to run first. */
+			schedule_timeout_uninterruptible(1);
+			continue;
+		}
 		if ((!wait && ksm_point_fails(KSM_POINT_LOCK_FOLIO)) || !folio_trylock(folio)) {
 			if (!wait) {
 				folio_put(folio);
@@ -214,7 +245,6 @@ struct folio *ksm_stable_lock_folio(const struct ksm_stable *stable, bool wait)
 		folio_unlock(folio);
 		folio_put(folio);
 	}
-	return NULL;
 }
 
 /* How many nodes have a key: 0, 1, or 2 for more. */
@@ -279,10 +309,10 @@ static void prune_chain(struct ksm_root *root, struct ksm_node *node)
 		struct folio *folio = ksm_stable_get_folio(stable);
 
 		next = ksm_node_next_equal(node);
-		if (folio)
-			folio_put(folio);
-		else
+		if (!folio)
 			stable_bury(root, stable);
+		else if (!IS_ERR(folio))
+			folio_put(folio);
 	}
 }
 
@@ -323,10 +353,10 @@ unsigned int ksm_stable_find(u64 key, struct folio *found[KSM_KEY_TWINS])
 			break;
 		next = ksm_node_next_equal(node);
 		folio = ksm_stable_get_folio(stable);
-		if (folio)
-			found[nr++] = folio;
-		else
+		if (!folio)
 			stable_bury(root, stable);
+		else if (!IS_ERR(folio))
+			found[nr++] = folio;
 	}
 	return nr;
 }
@@ -411,18 +441,9 @@ void ksm_stable_drop(struct ksm_stable *stable, struct folio *folio)
 	ksm_stable_free(stable);
 }
 
-/**
- * ksm_stable_follow - a node's folio moves to another NUMA node
- * @stable: the node
- * @old_nid: from
- * @new_nid: to
- *
- * Without merging across nodes its key changes, so that its new neighbours
- * find it.
- *
- * Context: the folio locked, before and after the move.
- */
-void ksm_stable_follow(struct ksm_stable *stable, int old_nid, int new_nid)
+#ifdef CONFIG_MIGRATION
+/* Without merging across nodes its key changes, so that its new neighbours find it. */
+static void stable_follow(struct ksm_stable *stable, int old_nid, int new_nid)
 {
 	u64 key = ksm_key(ksm_key(stable->node.key, old_nid), new_nid);
 	struct ksm_root *root = ksm_stable_root(stable);
@@ -434,13 +455,35 @@ void ksm_stable_follow(struct ksm_stable *stable, int old_nid, int new_nid)
 		linked = stable_linked(stable);
 		if (linked)
 			stable_unlink(root, stable);
-		stable->node.key = key;
+		WRITE_ONCE(stable->node.key, key);	/* see lock_root() */
 	}
 	root = ksm_stable_root(stable);
 	guard(spinlock)(&root->lock);
 	if (linked)
 		stable_link(root, stable);
 }
+
+/**
+ * ksm_stable_move - a node's folio has moved
+ * @stable: the node
+ * @newfolio: where to; has the old one's mapping word already
+ * @folio: where from
+ *
+ * Context: both folios locked.
+ */
+void ksm_stable_move(struct ksm_stable *stable, struct folio *newfolio, struct folio *folio)
+{
+	struct ksm_root *root;
+
+	VM_WARN_ON_ONCE_FOLIO(stable->pfn != folio_pfn(folio), folio);
+	stable_follow(stable, folio_nid(folio), folio_nid(newfolio));
+	ksm_point_spin(KSM_POINT_MIGRATE);
+	root = ksm_stable_root(stable);
+	guard(spinlock)(&root->lock);
+	WRITE_ONCE(stable->pfn, folio_pfn(newfolio));
+	WRITE_ONCE(folio->mapping, (void *)FOLIO_MAPPING_KSM);
+}
+#endif
 
 /**
  * ksm_stable_forget_pfns - the memory map of a range of PFNs goes away
@@ -470,5 +513,4 @@ void ksm_stable_forget_pfns(unsigned long start_pfn, unsigned long nr_pages)
 		}
 		cond_resched();
 	}
-	synchronize_rcu();
 }
