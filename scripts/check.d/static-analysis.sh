@@ -110,3 +110,35 @@ check_clang()
 		failed "$compiler; log: build/log/check-clang.log" <<<"$found"
 	fi
 }
+
+# --- models --------------------------------------------------------------------
+
+# model_errors OPTION...: how many mistakes spin finds in the model of a node's folio.
+model_errors()
+{
+	local dir=$BUILD/model
+
+	mkdir -p "$dir" && cd "$dir" &&
+		spin "$@" -a "$TOP/scripts/check.d/stable-folio.pml" >&2 &&
+		gcc -O2 -w -o pan pan.c &&
+		./pan -m100000 | tee /dev/stderr | sed -n 's/.*errors: //p'
+}
+
+# A protocol that is known to be wrong shows that spin would find that.
+check_model()
+{
+	local log=$LOGS/check-model.log right wrong
+
+	if ! command -v spin >/dev/null; then
+		skipped "model of a node's folio" "no spin here"
+		return
+	fi
+	say "checking the model of a node's folio with spin ..."
+	right=$( (model_errors) 2>"$log") || true
+	wrong=$( (model_errors -DLOCKLESS) 2>>"$log") || true
+	if [ "$right" = 0 ] && [ "$wrong" = 1 ]; then
+		passed "model of a node's folio, spin"
+	else
+		failed "model of a node's folio: errors $right, without a lock $wrong; log: build/log/check-model.log" <"$log"
+	fi
+}
