@@ -9,6 +9,7 @@
 #include <linux/cacheinfo.h>
 #include <linux/highmem.h>
 #include <linux/memcontrol.h>
+#include <linux/mm_inline.h>
 #include <linux/rmap.h>
 #include <linux/swap.h>
 #include <trace/events/ksm.h>
@@ -53,6 +54,15 @@ static void drop_site(struct ksm_mm *kmm, unsigned long addr, struct folio *kfol
 static struct ksm_site *site_at(struct vm_area_struct *vma, unsigned long addr)
 {
 	return ksm_site_alloc(vma->anon_vma, linear_anon_page_index(vma, addr));
+}
+
+/* A page that was used a lot goes: whoever used it will use the merged folio. */
+static void hand_over_use(struct folio *kfolio, const struct folio *folio)
+{
+	if (folio_test_active(folio))
+		folio_mark_accessed(kfolio);
+	if (folio_test_workingset(folio) && !folio_test_workingset(kfolio))
+		folio_set_workingset(kfolio);
 }
 
 /*
@@ -100,6 +110,8 @@ static int merge_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned
 	err = ksm_exchange_page(vma, addr, page, kpage);
 	if (err)
 		drop_site(kmm, addr, kfolio);
+	else
+		hand_over_use(kfolio, folio);
 unlock:
 	folio_unlock(folio);
 	return err;
@@ -257,6 +269,18 @@ static struct folio *copy_of(struct page *page, struct vm_area_struct *vma, unsi
 	return folio;
 }
 
+/* To reclaim the copy is what the original was. It is on no LRU list yet. */
+static void copy_use(struct folio *copy, const struct folio *folio)
+{
+	if (folio_test_active(folio))
+		folio_set_active(copy);
+	if (folio_test_workingset(folio))
+		folio_set_workingset(copy);
+	if (folio_test_referenced(folio))
+		folio_set_referenced(copy);
+	folio_migrate_refs(copy, folio);
+}
+
 /*
  * Others map the folio too, perhaps such that never offered it: they keep it,
  * and a copy is what is merged. So merged folios are mapped by mergeable VMAs
@@ -274,10 +298,13 @@ static int promote_copy(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned
 	err = plant_node(kmm, vma, addr, copy, key);
 	if (!err) {
 		err = ksm_exchange_page(vma, addr, page, folio_page(copy, 0));
-		if (err)
+		if (err) {
 			drop_site(kmm, addr, copy);
-		else
+		} else {
+			copy_use(copy, page_folio(page));
 			folio_add_lru(copy);	/* mlocked already, by its mapping */
+			folio_mark_accessed(copy);
+		}
 	}
 	folio_unlock(copy);
 	folio_put(copy);
@@ -309,7 +336,11 @@ static int promote_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, unsign
 		return -EAGAIN;
 	if (shared || folio_test_lazyfree(folio))
 		return promote_copy(kmm, vma, addr, page, key);
-	return plant_node(kmm, vma, addr, folio, key);
+	err = plant_node(kmm, vma, addr, folio, key);
+	/* Several are going to use it. */
+	if (!err)
+		folio_mark_accessed(folio);
+	return err;
 }
 
 /**
