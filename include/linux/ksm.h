@@ -30,6 +30,7 @@ long ksm_process_profit(struct mm_struct *mm);
 
 /* Life of an mm; called through the wrappers below. */
 int __ksm_enter(struct mm_struct *mm);
+void __ksm_fork(struct mm_struct *mm);
 void __ksm_exit(struct mm_struct *mm);
 
 /* Merged folios: swap-in, reverse mapping, migration, memory failure. */
@@ -102,8 +103,8 @@ static inline long mm_ksm_zero_pages(struct mm_struct *mm)
  * @mm: the copy, whose page tables are complete
  * @oldmm: the original
  *
- * Without memory for it the copy stays out; its merged pages are found through
- * the original's all the same.
+ * Without memory for it the copy stays out until ksmd finds it; its merged pages are
+ * found through the original's all the same.
  *
  * Context: both mmap_locks held for writing.
  */
@@ -111,7 +112,7 @@ static inline void ksm_fork(struct mm_struct *mm, struct mm_struct *oldmm)
 {
 	/* An original for which there was no memory may have a copy for which there is. */
 	if (mm_flags_test(MMF_VM_MERGEABLE, oldmm) || mm_flags_test(MMF_VM_MERGE_ANY, mm))
-		__ksm_enter(mm);
+		__ksm_fork(mm);
 }
 
 /**

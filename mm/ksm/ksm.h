@@ -430,6 +430,8 @@ struct ksm_mm *ksm_registry_current(void);
 void ksm_registry_rewind(bool all);
 void ksm_registry_advance(struct ksm_mm *kmm);
 bool ksm_registry_has_grown(unsigned int max, unsigned long age);
+bool ksm_registry_misses_some(void);
+void ksm_registry_find_missed(bool at_once);
 struct ksm_mm *ksm_mm_find(struct mm_struct *mm);
 void ksm_mm_put(struct ksm_mm *kmm);
 bool ksm_mm_lock(struct ksm_mm *kmm);

@@ -8,6 +8,8 @@
  * it changes under the mmap_lock held for writing, or by the scanner under
  * mmap_lock held for reading, or by the exit hook when nobody else is left.
  */
+#include <linux/pid.h>
+#include <linux/pid_namespace.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/workqueue.h>
@@ -25,12 +27,18 @@
 #define KSM_GROWTH_PAGES	64UL
 #define KSM_GROWTH_PART		8
 
+/* Copies that could not be registered are looked for first and last after so many jiffies. */
+#define KSM_MISSED_FIRST	HZ
+#define KSM_MISSED_LAST		(64 * HZ)
+
 static struct {
 	spinlock_t lock;		/* guards the other members */
 	struct list_head list;		/* ksm_mm.slot.mm_node, in order of scanning */
 	struct ksm_mm *cursor;		/* where the pass stands; NULL at its end */
 	struct ksm_mm *watched;		/* next whose growth is looked at, or NULL */
 	bool all;			/* a pass must meet newcomers too */
+	unsigned int missed;		/* copies are out: jiffies between looks; or 0 */
+	unsigned long look;		/* the next one, in jiffies */
 	struct list_head departed;	/* ksm_mm.slot.mm_node of those that are gone */
 } registry = {
 	.lock = __SPIN_LOCK_UNLOCKED(registry.lock),
@@ -410,7 +418,7 @@ static bool registry_insert(struct ksm_mm *kmm)
  * __ksm_enter - register an mm
  * @mm: not registered
  *
- * Context: mmap_lock held for writing; may sleep.
+ * Context: mmap_lock held for writing, or for reading with ksm_control; may sleep.
  * Return: 0 or -ENOMEM.
  */
 int __ksm_enter(struct mm_struct *mm)
@@ -440,6 +448,116 @@ int __ksm_enter(struct mm_struct *mm)
 		ksm_scan_wake();
 	trace_ksm_enter(mm);
 	return 0;
+}
+
+/* registry.lock held. */
+static void look_for_missed_in(unsigned int delay)
+{
+	WRITE_ONCE(registry.missed, delay);
+	WRITE_ONCE(registry.look, jiffies + delay);
+}
+
+/**
+ * __ksm_fork - register a copy of an mm, if not now then later
+ * @mm: the copy
+ *
+ * Context: mmap_lock held for writing; may sleep.
+ */
+void __ksm_fork(struct mm_struct *mm)
+{
+	if (!__ksm_enter(mm))
+		return;
+	scoped_guard(spinlock, &registry.lock)
+		look_for_missed_in(KSM_MISSED_FIRST);
+	ksm_scan_wake();
+}
+
+/**
+ * ksm_registry_misses_some - whether a copy of an mm may have to be registered still
+ *
+ * Context: any; the answer may be old at once.
+ * Return: true if so.
+ */
+bool ksm_registry_misses_some(void)
+{
+	return READ_ONCE(registry.missed);
+}
+
+/* The mm of the first process from a PID on, with a reference; that PID is passed over. */
+static struct mm_struct *next_process(pid_t *nr)
+{
+	struct pid *pid;
+
+	guard(rcu)();
+	while ((pid = find_ge_pid(*nr, &init_pid_ns))) {
+		struct task_struct *task = pid_task(pid, PIDTYPE_TGID);
+		struct mm_struct *mm = task ? get_task_mm(task) : NULL;
+
+		*nr = pid_nr(pid) + 1;
+		if (mm)
+			return mm;
+	}
+	return NULL;
+}
+
+static bool wants_to_take_part(struct mm_struct *mm)
+{
+	return mm_flags_test(MMF_VM_MERGE_ANY, mm) || ksm_process_mergeable(mm);
+}
+
+/* Returns false if that cannot be told, or done, now. */
+static bool register_missed(struct mm_struct *mm)
+{
+	bool done = true;
+
+	if (mm_flags_test(MMF_VM_MERGEABLE, mm))
+		return true;
+	if (!mmap_read_trylock(mm))
+		return false;
+	if (!mm_flags_test(MMF_VM_MERGEABLE, mm) && wants_to_take_part(mm))
+		done = !__ksm_enter(mm);
+	mmap_read_unlock(mm);
+	return done;
+}
+
+static bool register_all_missed(void)
+{
+	struct mm_struct *mm;
+	bool done = true;
+	pid_t nr = 1;
+
+	while ((mm = next_process(&nr))) {
+		done &= register_missed(mm);
+		/* All that it maps may have to be unmapped, if we are the last. */
+		mmput_async(mm);
+		cond_resched();
+	}
+	return done;
+}
+
+/**
+ * ksm_registry_find_missed - register copies of mms for which there was no memory
+ * @at_once: else only when it is time to
+ *
+ * Nothing leads to them, so all processes are asked. One that is not among these
+ * yet, as its fork goes on, is found when this is done once more.
+ *
+ * Context: ksm_control held; sleeps.
+ */
+void ksm_registry_find_missed(bool at_once)
+{
+	bool done;
+
+	lockdep_assert_held(&ksm_control);
+	if (!ksm_registry_misses_some() ||
+	    (!at_once && time_before(jiffies, READ_ONCE(registry.look))))
+		return;
+	done = register_all_missed();
+	guard(spinlock)(&registry.lock);
+	if (registry.missed < KSM_MISSED_LAST)
+		look_for_missed_in(registry.missed * 2);
+	else
+		look_for_missed_in(done ? 0 : KSM_MISSED_LAST);
 }
 
 /**

@@ -370,6 +370,7 @@ static void scan_turn(unsigned int pages)
 	u64 budget = (u64)pages * KSM_COST_HASHED;
 
 	scoped_guard(mutex, &ksm_control) {
+		ksm_registry_find_missed(false);
 		if (READ_ONCE(scan.news)) {
 			WRITE_ONCE(scan.news, false);
 			scan.hurried = KSM_NEWS_PASSES + 1;
@@ -408,7 +409,8 @@ static bool scan_drop_sightings(void)
 
 static bool scan_has_leftovers(void)
 {
-	return ksm_site_nr_heirs() || (ksm_registry_empty() && ksm_sight_in_use());
+	return ksm_site_nr_heirs() || ksm_registry_misses_some() ||
+	       (ksm_registry_empty() && ksm_sight_in_use());
 }
 
 /*
@@ -429,6 +431,7 @@ static void scan_idle(void)
 		if (wait_event_freezable_timeout(scan.wait, scan_should_wake(), delay))
 			break;
 		guard(mutex)(&ksm_control);
+		ksm_registry_find_missed(false);
 		delay = ksm_site_prune_heirs(KSM_PRUNE_NODES, false) ? min(delay * 2, 64 * HZ) : HZ;
 	}
 }

@@ -343,7 +343,7 @@ static int unmerge_mm(struct ksm_mm *kmm)
 /*
  * Nodes with heirs that stay are mapped by an mm that is just exiting, which
  * ends by itself, or by a copy of an mm that could not be registered for want
- * of memory. So wait as long as there is progress.
+ * of memory, not even now. So wait as long as there is progress.
  */
 static int wait_for_heirs(void)
 {
@@ -379,6 +379,7 @@ int ksm_unmerge_all(void)
 	lockdep_assert_held(&ksm_control);
 	/* Who wants the memory is whom to kill when there is none. */
 	set_current_oom_origin();
+	ksm_registry_find_missed(true);
 	ksm_registry_rewind(true);
 	while ((kmm = ksm_registry_current())) {
 		if (!err || err == -EBUSY)

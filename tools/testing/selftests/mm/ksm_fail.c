@@ -256,4 +256,105 @@ TEST_F_TIMEOUT(failing, forks_of_merged_memory_fail_or_are_whole, 120)
 	EXPECT_EQ(PAGES, ksm_get("pages_sharing"));
 }
 
+/* A parent whose child cannot be registered, and nothing else fails. */
+#define SLAB_FAILS	"/sys/kernel/slab/ksm_mm/failslab"
+#define FEW		16	/* a merged page has room for those of a child, too */
+
+FIXTURE(left_out)
+{
+	struct ksm_test ksm;
+};
+
+static struct ksm_test *family;
+
+static long job_fork(struct ksm_worker *worker, long who, long unused, long unused2)
+{
+	return ksm_fork_worker(family, who, worker->map, worker->pages);
+}
+
+static long job_merge_any(struct ksm_worker *worker, long unused, long unused2, long unused3)
+{
+	return ksm_set_merge_any(1);
+}
+
+FIXTURE_SETUP(left_out)
+{
+	const char *missing = ksm_missing();
+
+	if (!missing && (access(DEBUGFS "failslab", F_OK) || access(SLAB_FAILS, F_OK)))
+		missing = "this kernel cannot let allocations fail (CONFIG_FAILSLAB)";
+	if (missing)
+		SKIP(return, "%s", missing);
+	ASSERT_TRUE(ksm_begin(&self->ksm));
+	ASSERT_EQ(0, set_fault("failslab", "cache-filter", "Y"));
+	ASSERT_EQ(0, ksm_write_text(SLAB_FAILS, "1"));
+	ASSERT_EQ(0, arm("failslab", "100"));
+	family = &self->ksm;
+	ASSERT_TRUE(ksm_fork_worker(family, 0, NULL, FEW));
+	ASSERT_EQ(0, ksm_ask(&family->workers[0], ksm_job_fill, SEED, 0, 0));
+}
+
+FIXTURE_TEARDOWN_PARENT(left_out)
+{
+	if (!access(DEBUGFS "failslab", F_OK) && !access(SLAB_FAILS, F_OK)) {
+		EXPECT_EQ(0, set_fault("failslab", "probability", "0"));
+		EXPECT_EQ(0, ksm_write_text(SLAB_FAILS, "0"));
+		EXPECT_EQ(0, set_fault("failslab", "cache-filter", "N"));
+	}
+	EXPECT_TRUE(ksm_end(&self->ksm));
+}
+
+/* Worker 1 is a child of worker 0, and is not registered. */
+static bool fork_unregistered(struct ksm_worker *worker)
+{
+	return choose(worker[0].pid, true) && ksm_ask(&worker[0], job_fork, 1, 0, 0) == 1 &&
+	       choose(worker[0].pid, false) && choose(worker[1].pid, false);
+}
+
+/* Each page that it maps has its own record then. */
+static bool is_known(struct ksm_worker *worker)
+{
+	return ksm_proc_stat(worker->pid, "ksm_merging_pages") == FEW;
+}
+
+TEST_F_TIMEOUT(left_out, child_is_registered_later, 120)
+{
+	struct ksm_worker *worker = self->ksm.workers;
+
+	ASSERT_EQ(0, ksm_ask(&worker[0], ksm_job_advise, MADV_MERGEABLE, 0, 0));
+	ASSERT_TRUE(ksm_merge_all());
+	ASSERT_TRUE(fork_unregistered(worker));
+	ASSERT_EQ(0, ksm_proc_stat(worker[1].pid, "ksm_rmap_items"));
+	EXPECT_TRUE(ksm_wait_until(is_known(&worker[1])));
+	EXPECT_EQ(-1, ksm_ask(&worker[1], ksm_job_first_wrong, SEED, 0, 0));
+}
+
+TEST_F_TIMEOUT(left_out, child_that_offers_all_is_registered_later, 120)
+{
+	struct ksm_worker *worker = self->ksm.workers;
+
+	ASSERT_EQ(0, ksm_ask(&worker[0], job_merge_any, 0, 0, 0));
+	ASSERT_TRUE(fork_unregistered(worker));
+	ASSERT_TRUE(ksm_end_worker(&worker[0]));
+	/* Nobody else is registered. */
+	ASSERT_EQ(0, ksm_set("run", "1"));
+	EXPECT_TRUE(ksm_wait_until(ksm_count_merged(worker[1].pid, worker[1].map, FEW) == FEW));
+	EXPECT_EQ(-1, ksm_ask(&worker[1], ksm_job_first_wrong, SEED, 0, 0));
+}
+
+TEST_F_TIMEOUT(left_out, child_is_unmerged_with_all_others, 120)
+{
+	struct ksm_worker *worker = self->ksm.workers;
+
+	ASSERT_EQ(0, ksm_ask(&worker[0], ksm_job_advise, MADV_MERGEABLE, 0, 0));
+	ASSERT_TRUE(ksm_merge_all());
+	ASSERT_EQ(0, ksm_set("run", "0"));
+	ASSERT_TRUE(fork_unregistered(worker));
+	ASSERT_EQ(FEW, ksm_count_merged(worker[1].pid, worker[1].map, FEW));
+	ASSERT_EQ(0, ksm_set("run", "2"));
+	EXPECT_EQ(0, ksm_count_merged(worker[1].pid, worker[1].map, FEW));
+	EXPECT_EQ(FEW, ksm_count_frames(worker[1].pid, worker[1].map, FEW));
+	EXPECT_EQ(-1, ksm_ask(&worker[1], ksm_job_first_wrong, SEED, 0, 0));
+}
+
 TEST_HARNESS_MAIN
