@@ -115,7 +115,7 @@ static void promote_partners(struct ksm_batch *batch)
 		}
 		if (locked)
 			pair->err = ksm_promote(locked, partner->addr, pair->item->key,
-						pair->item->pfn);
+						pair->item->pfn, pair->item->shared);
 		else
 			pair->item->missed = partner->kmm->busy &&
 					     ksm_mm_regarded(partner->kmm);

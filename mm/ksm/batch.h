@@ -42,10 +42,12 @@ enum ksm_found {
  * @found: what the walk found
  * @dirty_bit: whether it tells change here
  * @touched: a secondary MMU may have written to the page all the same: compare its key
+ * @shared: others may map the page, too
  * @refresh: whether this pass looks at the page whatever is known of it
  * @rewritten: the merged page that was here was written to
  * @in_round: it is hashed as a part of a huge page that has changed somewhere
- * @missed: there is a partner, but its mm's locks could not be had
+ * @missed: there is a partner, but its mm's locks could not be had, or it is this page
+ *	that has to wait for the partner
  * @again: it is settled, and another page with its key seems to be so, too
  */
 struct ksm_item {
@@ -56,6 +58,7 @@ struct ksm_item {
 	enum ksm_found found;
 	bool dirty_bit;
 	bool touched;
+	bool shared;
 	bool refresh;
 	bool rewritten;
 	bool in_round;
@@ -145,7 +148,6 @@ struct ksm_batch {
 
 /* ---- change: dirty and accessed bits ---- */
 
-bool ksm_dirty_bit_tells(const struct vm_area_struct *vma);
 bool ksm_secondary_touched(struct vm_area_struct *vma, unsigned long start, unsigned long end);
 void ksm_keep_young(struct folio *folio);
 void ksm_hand_over_pte(struct vm_area_struct *vma, unsigned long addr, pte_t *ptep,

@@ -98,6 +98,20 @@ static void watch(const struct ksm_batch *batch, struct ksm_record rec,
 }
 
 /*
+ * There is a partner, but nothing can be gained for now, and nobody tells when that
+ * changes: the page waits, each time longer.
+ */
+static void hold_off(const struct ksm_batch *batch, struct ksm_record rec,
+		     const struct ksm_item *item)
+{
+	unsigned int level = ksm_backoff_changed(ksm_record_state(rec), ksm_record_level(rec));
+
+	watch(batch, rec, item);
+	if (ksm_record_state(rec) != KSM_MERGED)
+		ksm_record_set_level(rec, level);
+}
+
+/*
  * Whether the page stayed the same since the last visit, a pass ago. The dirty
  * bit has told it where that can be; a key that is known must be the same all
  * the same. Elsewhere, and of a page that was touched, it is the key that tells.
@@ -127,6 +141,8 @@ static bool stayed_the_same(struct ksm_record rec, const struct ksm_item *item)
  * -ENOENT	there is nobody to merge it with
  * -EXFULL	likewise, and many different pages have its key: a further one becomes no
  *		merged page before it has a partner
+ * -EMLINK	nothing would be saved by it now
+ * -EDQUOT	there is no room for a copy that it takes
  * other	there may be, but not now: it tries again in the next pass
  */
 static int merge_with_stable(struct ksm_mm *kmm, struct vm_area_struct *vma,
@@ -137,7 +153,8 @@ static int merge_with_stable(struct ksm_mm *kmm, struct vm_area_struct *vma,
 	int err = -ENOENT;
 
 	for (i = 0; i < nr; i++) {
-		int one = err ? ksm_merge(kmm, vma, item->addr, found[i]) : 0;
+		bool done = !err || err == -EMLINK;
+		int one = done ? err : ksm_merge(kmm, vma, item->addr, found[i]);
 
 		if (one == -ENOENT)
 			different++;
@@ -177,6 +194,14 @@ static bool has_settled_twin(const struct ksm_batch *batch, enum ksm_state state
 	return item->again || ksm_sight_renew(item->key);
 }
 
+/* Whether others would keep the page: not worth asking as long as it has no twin. */
+static bool is_kept(struct ksm_mm *kmm, const struct ksm_item *item)
+{
+	struct vm_area_struct *vma = item->shared ? ksm_vma_lookup(kmm->slot.mm, item->addr) : NULL;
+
+	return vma && ksm_is_kept(vma, item->addr);
+}
+
 /*
  * Nobody has an equal page. One that is new is noted; if its key was seen
  * before, its twin may have settled: the page waits, and the key is wanted. Where
@@ -210,6 +235,10 @@ static void settle(struct ksm_batch *batch, const struct ksm_item *item)
 		rest(kmm, rec, item);
 		return;
 	}
+	if (is_kept(kmm, item)) {
+		hold_off(batch, rec, item);
+		return;
+	}
 	err = ksm_unstable_add(kmm, item->addr, rec, item->key);
 	if (!err) {
 		/* A merge that failed has taken the tag away. */
@@ -230,12 +259,24 @@ static void file_merge_result(struct ksm_batch *batch, const struct ksm_item *it
 	}
 	if (!ksm_track_find(&batch->kmm->track, item->addr, &rec))
 		return;
-	if (err) {
+	if (err == -EMLINK || err == -EDQUOT) {
+		hold_off(batch, rec, item);
+	} else if (err) {
 		watch(batch, rec, item);
 	} else if (ksm_record_state(rec) == KSM_MERGED) {
 		ksm_fate_merged(&batch->kmm->fate);
 		batch->found += !ksm_record_level(rec);
 	}
+}
+
+/*
+ * How making a merged page of the candidate ended. If that is for the page to wait for it,
+ * the page has none for now.
+ */
+static int promoted(struct ksm_item *item, int err)
+{
+	item->missed |= err == -EBUSY;
+	return err == -EBUSY ? -ENOENT : err;
 }
 
 /* @defer: leave a partner in another mm for later; else it is none. */
@@ -254,6 +295,10 @@ static int find_partner(struct ksm_batch *batch, struct vm_area_struct *vma,
 		ksm_mm_put(partner.kmm);
 		return -ENOENT;
 	}
+	if (is_kept(kmm, item)) {
+		ksm_mm_put(partner.kmm);
+		return -EMLINK;
+	}
 	if (partner.kmm != kmm) {
 		batch->pairs[batch->nr_pairs++] = (struct ksm_pair){
 			.item = item,
@@ -262,9 +307,9 @@ static int find_partner(struct ksm_batch *batch, struct vm_area_struct *vma,
 		};
 		return -EINPROGRESS;
 	}
-	err = ksm_promote(kmm, partner.addr, item->key, item->pfn);
+	err = ksm_promote(kmm, partner.addr, item->key, item->pfn, item->shared);
 	ksm_mm_put(kmm);
-	return err ?: merge_with_stable(kmm, vma, item);
+	return promoted(item, err) ?: merge_with_stable(kmm, vma, item);
 }
 
 /* In a pass that is not its time to be refreshed a settled page only waits. */
@@ -391,7 +436,7 @@ void ksm_file_pair(struct ksm_batch *batch, const struct ksm_pair *pair)
 	/* One that was promoted for an earlier pair is in the stable forest. */
 	err = merge_with_stable(kmm, vma, pair->item);
 	if (err == -ENOENT && pair->err)
-		err = pair->err;
+		err = promoted(pair->item, pair->err);
 	if (err == -ENOENT)
 		err = find_partner(batch, vma, pair->item, false);
 	file_merge_result(batch, pair->item, err);

@@ -636,8 +636,9 @@ unsigned int ksm_site_nr_heirs(void);
 bool ksm_site_reaches(const struct ksm_site *site, const struct vm_area_struct *vma,
 		      unsigned long addr);
 
-/* ---- change: frames that come to be mapped by clean entries ---- */
+/* ---- change: dirty bits, and frames that come to be mapped by clean entries ---- */
 
+bool ksm_dirty_bit_tells(const struct vm_area_struct *vma);
 void ksm_frame_note(struct folio *folio);
 void ksm_frames_begin_pass(void);
 
@@ -777,6 +778,7 @@ unsigned int ksm_advise(unsigned int pages, u64 wall_ns, u64 cpu_ns);
 bool ksm_pages_equal(struct page *a, struct page *b);
 void ksm_flush_aliases(struct ksm_mm *kmm, unsigned long addr, struct page *page);
 struct page *ksm_get_page(struct vm_area_struct *vma, unsigned long addr);
+bool ksm_page_is_kept(struct folio *folio, struct page *page);
 struct folio *ksm_lock_small_folio(struct page *page);
 int ksm_write_protect(struct vm_area_struct *vma, unsigned long addr, struct folio *folio,
 		      struct page *page, bool *shared);
@@ -797,7 +799,8 @@ int ksm_merge(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr
 	      struct folio *kfolio);
 int ksm_adopt(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr,
 	      struct folio *kfolio);
-int ksm_promote(struct ksm_mm *kmm, unsigned long addr, u64 key, unsigned long pfn);
+bool ksm_is_kept(struct vm_area_struct *vma, unsigned long addr);
+int ksm_promote(struct ksm_mm *kmm, unsigned long addr, u64 key, unsigned long pfn, bool shared);
 int ksm_unmerge_range(struct vm_area_struct *vma, unsigned long start, unsigned long end);
 int ksm_unmerge_all(void);
 

@@ -126,8 +126,8 @@ unlock:
  *
  * Context: the mmap_lock and @kmm locked; waits for no folio.
  * Return: 0; -ENOENT when there is no page or it differs; -EAGAIN when it or
- * the folio is in use otherwise; -ENOSPC when the folio is full, on another
- * NUMA node, or about to be dropped; -ENOMEM.
+ * the folio is in use otherwise; -EMLINK when others keep it; -ENOSPC when the folio
+ * is full, on another NUMA node, or about to be dropped; -ENOMEM.
  */
 int ksm_merge(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr,
 	      struct folio *kfolio)
@@ -243,8 +243,8 @@ free:
 	return err;
 }
 
-/* An anonymous folio with the contents of @page, locked and charged. */
-static struct folio *copy_of(struct page *page, struct vm_area_struct *vma, unsigned long addr)
+/* A folio for a copy of @page, charged. */
+static struct folio *alloc_copy(struct page *page, struct vm_area_struct *vma)
 {
 	gfp_t gfp = KSM_GFP | __GFP_HIGHMEM | __GFP_MOVABLE;
 	struct folio *folio;
@@ -253,20 +253,28 @@ static struct folio *copy_of(struct page *page, struct vm_area_struct *vma, unsi
 		gfp |= __GFP_THISNODE;
 	folio = __folio_alloc_node(gfp, 0, page_to_nid(page));
 	if (!folio)
-		return NULL;
-	if (mem_cgroup_charge(folio, vma->vm_mm, KSM_GFP) ||
-	    copy_mc_user_highpage(folio_page(folio, 0), page, addr, vma)) {
+		return ERR_PTR(-ENOMEM);
+	if (mem_cgroup_charge(folio, vma->vm_mm, KSM_GFP)) {
 		folio_put(folio);
-		return NULL;
+		return ERR_PTR(-EDQUOT);
 	}
+	return folio;
+}
+
+/* Makes that an anonymous folio with the contents of @page, locked. */
+static int fill_copy(struct folio *copy, struct page *page, struct vm_area_struct *vma,
+		     unsigned long addr)
+{
+	if (copy_mc_user_highpage(folio_page(copy, 0), page, addr, vma))
+		return -ENOMEM;
 	/* Others are going to map it at addresses of other colours. */
 	if (cpu_dcache_is_aliasing())
-		flush_dcache_folio(folio);
-	folio->index = linear_anon_page_index(vma, addr);
-	__folio_set_swapbacked(folio);
-	__folio_mark_uptodate(folio);
-	__folio_set_locked(folio);
-	return folio;
+		flush_dcache_folio(copy);
+	copy->index = linear_anon_page_index(vma, addr);
+	__folio_set_swapbacked(copy);
+	__folio_mark_uptodate(copy);
+	__folio_set_locked(copy);
+	return 0;
 }
 
 /* To reclaim the copy is what the original was. It is on no LRU list yet. */
@@ -288,13 +296,12 @@ static void copy_use(struct folio *copy, const struct folio *folio)
  * again, reclaim may drop as soon as it is clean: not a copy, either.
  */
 static int promote_copy(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr,
-			struct page *page, u64 key)
+			struct page *page, struct folio *copy, u64 key)
 {
-	struct folio *copy = copy_of(page, vma, addr);
-	int err;
+	int err = fill_copy(copy, page, vma, addr);
 
-	if (!copy)
-		return -ENOMEM;
+	if (err)
+		return err;
 	err = plant_node(kmm, vma, addr, copy, key);
 	if (!err) {
 		err = ksm_exchange_page(vma, addr, page, folio_page(copy, 0));
@@ -307,7 +314,6 @@ static int promote_copy(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned
 		}
 	}
 	folio_unlock(copy);
-	folio_put(copy);
 	return err;
 }
 
@@ -317,9 +323,9 @@ static u64 page_key_now(struct page *page)
 	return ksm_page_key(page, NULL);
 }
 
-/* The folio is locked and small; the key of what it holds now decides. */
-static int promote_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr,
-			  struct page *page, u64 key, u64 *now)
+/* Once it cannot change any more its key decides. @copy is NULL where none is needed. */
+static int promote_protected(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr,
+			     struct page *page, struct folio *copy, u64 key, u64 *now)
 {
 	struct folio *folio = page_folio(page);
 	bool shared;
@@ -335,12 +341,89 @@ static int promote_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, unsign
 	if (folio_test_lazyfree(folio) && !folio_test_dirty(folio))
 		return -EAGAIN;
 	if (shared || folio_test_lazyfree(folio))
-		return promote_copy(kmm, vma, addr, page, key);
+		return copy ? promote_copy(kmm, vma, addr, page, copy, key) : -EAGAIN;
 	err = plant_node(kmm, vma, addr, folio, key);
 	/* Several are going to use it. */
 	if (!err)
 		folio_mark_accessed(folio);
 	return err;
+}
+
+/*
+ * The folio is locked and small. A partner that nobody shares can become the merged folio
+ * without a copy. If there is no memory for one the page was not write-protected in vain.
+ */
+static int promote_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr,
+			  struct page *page, bool partner_shared, u64 key, u64 *now)
+{
+	struct folio *folio = page_folio(page), *copy = NULL;
+	bool shared = folio_mapcount(folio) > 1;
+	int err;
+
+	if (shared && !partner_shared)
+		return -EBUSY;
+	if (shared || folio_test_lazyfree(folio)) {
+		copy = alloc_copy(page, vma);
+		if (IS_ERR(copy))
+			return PTR_ERR(copy);
+	}
+	err = promote_protected(kmm, vma, addr, page, copy, key, now);
+	if (copy)
+		folio_put(copy);
+	return err;
+}
+
+/**
+ * ksm_is_kept - whether merging the page at an address would save nothing
+ * @vma: mergeable
+ * @addr: page aligned, inside @vma
+ *
+ * Context: the mmap_lock held; waits for no folio.
+ * Return: true if others keep it, see ksm_page_is_kept(); false if that cannot be told.
+ */
+bool ksm_is_kept(struct vm_area_struct *vma, unsigned long addr)
+{
+	struct page *page = ksm_get_page(vma, addr);
+	struct folio *folio;
+	bool kept = false;
+
+	if (!page)
+		return false;
+	folio = page_folio(page);
+	if (folio_trylock(folio)) {
+		/* Splitting may have made another folio of it. */
+		kept = page_folio(page) == folio && !folio_test_ksm(folio) &&
+		       ksm_page_is_kept(folio, page);
+		folio_unlock(folio);
+	}
+	put_page(page);
+	return kept;
+}
+
+/*
+ * The page is no candidate any more. If its partner is to be one instead it rests, until that
+ * is found. If nothing can be gained for now it waits, as if it had changed.
+ */
+static void step_back(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned long addr,
+		      struct ksm_record rec, u64 now, int err)
+{
+	unsigned int level = ksm_record_level(rec);
+	union ksm_word word = { .key = now };
+	enum ksm_state state = KSM_HASHED;
+
+	if (err == -EBUSY) {
+		ksm_unstable_settle(kmm, rec);
+		return;
+	}
+	if (err == -EDQUOT || err == -EMLINK) {
+		level = ksm_backoff_changed(KSM_CLEANED, level);
+		if (ksm_dirty_bit_tells(vma)) {
+			state = KSM_CLEANED;
+			word.since = jiffies;
+		}
+	}
+	ksm_replace_record(kmm, addr, rec, state, word);
+	ksm_record_set_level(rec, level);
 }
 
 /**
@@ -349,14 +432,16 @@ static int promote_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, unsign
  * @addr: where
  * @key: that the candidate was found by
  * @pfn: of the page that wants a partner: itself is none, nothing would be saved
+ * @shared: others map that page, too
  *
- * A candidate that has changed, or is in use otherwise, is one no longer: its
- * record says so then.
+ * A candidate that has changed, is in use otherwise, or would gain nothing, is one no
+ * longer: its record says so then.
  *
  * Context: the mmap_lock and @kmm locked; waits for no folio.
- * Return: 0; -ENOENT when there is no such candidate any more; -ENOMEM.
+ * Return: 0; -ENOENT when there is no such candidate any more; -EBUSY when the page is to
+ * wait for it, and not it for the page; -EDQUOT when there is no room for a copy; -ENOMEM.
  */
-int ksm_promote(struct ksm_mm *kmm, unsigned long addr, u64 key, unsigned long pfn)
+int ksm_promote(struct ksm_mm *kmm, unsigned long addr, u64 key, unsigned long pfn, bool shared)
 {
 	struct vm_area_struct *vma = ksm_vma_lookup(kmm->slot.mm, addr);
 	struct ksm_record rec;
@@ -387,17 +472,17 @@ int ksm_promote(struct ksm_mm *kmm, unsigned long addr, u64 key, unsigned long p
 		folio = ksm_lock_small_folio(page);
 		err = PTR_ERR_OR_ZERO(folio);
 		if (!err) {
-			err = promote_locked(kmm, vma, addr, page, key, &now);
+			err = promote_locked(kmm, vma, addr, page, shared, key, &now);
 			if (!err)
 				ksm_fate_merged(&kmm->fate);
 			folio_unlock(page_folio(page));
 		}
 	}
-	/* It steps back: who cannot be merged now must not keep others apart. */
-	if (now != key || err == -EAGAIN) {
-		ksm_replace_record(kmm, addr, rec, KSM_HASHED, (union ksm_word){ .key = now });
+	/* Who cannot be merged now must not keep others apart. */
+	if (now != key || (err && err != -ENOMEM))
+		step_back(kmm, vma, addr, rec, now, now == key ? err : -EAGAIN);
+	if (now != key || err == -EAGAIN || err == -EMLINK)
 		err = -ENOENT;
-	}
 put:
 	put_page(page);
 	trace_ksm_merge_one_page(mine, (void *)addr, kmm->slot.mm, err);

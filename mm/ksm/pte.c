@@ -16,6 +16,9 @@
 #include "ksm.h"
 #include "work.h"
 
+/* VMAs of a family that are looked at before one of its pages is merged. */
+#define KSM_KEEPERS	64
+
 /**
  * ksm_pages_equal - compare all bytes of two pages
  * @a: one, on which the caller holds a reference
@@ -296,6 +299,80 @@ void ksm_free_replaced(void)
 }
 
 /**
+ * struct keepers - the search for a VMA that maps a page and does not take part
+ * @page: of a folio that is locked
+ * @pgoff: its index
+ * @left: VMAs to look at still
+ * @found: there is one
+ */
+struct keepers {
+	struct page *page;
+	pgoff_t pgoff;
+	unsigned int left;
+	bool found;
+};
+
+static bool vma_maps(struct vm_area_struct *vma, const struct keepers *keepers)
+{
+	struct page_vma_mapped_walk pvmw = {
+		.pfn = page_to_pfn(keepers->page),
+		.nr_pages = 1,
+		.vma = vma,
+		.address = vma_anon_address(vma, keepers->pgoff, 1),
+		.flags = PVMW_SYNC,
+	};
+
+	/* It may map other pages of a large folio. */
+	if (pvmw.address == -EFAULT || !page_vma_mapped_walk(&pvmw))
+		return false;
+	page_vma_mapped_walk_done(&pvmw);
+	return true;
+}
+
+static bool look_for_keeper(struct folio *folio, struct vm_area_struct *vma, unsigned long addr,
+			    void *arg)
+{
+	struct keepers *keepers = arg;
+
+	/* Its owner may change that, which takes no lock of ours. */
+	if (!data_race(vma->vm_flags & VM_MERGEABLE) && vma_maps(vma, keepers))
+		keepers->found = true;
+	return !keepers->found && --keepers->left;
+}
+
+/**
+ * ksm_page_is_kept - whether merging a page would save nothing
+ * @folio: of the page; locked, anonymous, not merged
+ * @page: the page
+ *
+ * A relative may map it in a VMA that does not take part, and keeps it, whatever is mapped
+ * elsewhere in its place. It is all about memory: where that cannot be told, as the
+ * family is just changing or is large, the answer is no.
+ *
+ * Context: sleeps.
+ * Return: true if so.
+ */
+bool ksm_page_is_kept(struct folio *folio, struct page *page)
+{
+	struct keepers keepers = {
+		.page = page,
+		.pgoff = folio->index + folio_page_idx(folio, page),
+		.left = KSM_KEEPERS,
+	};
+	struct rmap_walk_control rwc = {
+		.rmap_one = look_for_keeper,
+		.anon_lock = folio_lock_anon_vma_read,
+		.arg = &keepers,
+		.try_lock = true,
+	};
+
+	if (!folio_maybe_mapped_shared(folio))
+		return false;
+	rmap_walk(folio, &rwc);
+	return keepers.found;
+}
+
+/**
  * ksm_lock_small_folio - lock a page's folio and make sure that it is small
  * @page: on which the caller holds a reference
  *
@@ -303,16 +380,22 @@ void ksm_free_replaced(void)
  * of the lock may hold other locks.
  *
  * Context: may sleep.
- * Return: the folio, or ERR_PTR(-EAGAIN).
+ * Return: the folio; ERR_PTR(-EAGAIN); ERR_PTR(-EMLINK) when others keep it, see
+ * ksm_page_is_kept().
  */
 struct folio *ksm_lock_small_folio(struct page *page)
 {
 	struct folio *folio = page_folio(page);
+	int err = -EAGAIN;
 
 	if (ksm_point_fails(KSM_POINT_LOCK_FOLIO) || !folio_trylock(folio))
-		return ERR_PTR(-EAGAIN);
+		return ERR_PTR(err);
 	if (unlikely(page_folio(page) != folio || folio_test_ksm(folio)))
 		goto unlock;
+	if (ksm_page_is_kept(folio, page)) {
+		err = -EMLINK;
+		goto unlock;
+	}
 	if (!folio_test_large(folio))
 		return folio;
 	if (split_huge_page(page))
@@ -320,5 +403,5 @@ struct folio *ksm_lock_small_folio(struct page *page)
 	return page_folio(page);
 unlock:
 	folio_unlock(folio);
-	return ERR_PTR(-EAGAIN);
+	return ERR_PTR(err);
 }

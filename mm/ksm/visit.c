@@ -38,6 +38,7 @@ static struct ksm_item *add_item(struct ksm_batch *batch, unsigned long addr, st
 		.addr = addr,
 		.page = page,
 		.pfn = page ? page_to_pfn(page) : 0,
+		.shared = page && folio_maybe_mapped_shared(page_folio(page)),
 		.found = found,
 		.dirty_bit = batch->dirty_bit,
 		.refresh = ksm_refresh_due(batch, addr),
