@@ -5,9 +5,9 @@
 MACHINE ?= x86
 
 # Settings that may be given on the command line or in the environment.
-export CONFIG J MEM CPUS ACCEL KSRC DEPS SIZE ROUNDS MINUTES SEED
+export CONFIG J MEM CPUS ACCEL KSRC LTP DEPS SIZE ROUNDS MINUTES SEED
 
-.PHONY: help demo check check-base check-builds check-clients check-readme bench mutants torture series check-series deb kernel uml base-kernel base-uml debug-kernel debug-uml kcsan-kernel rt-kernel ksmstat shell clean distclean
+.PHONY: help demo check check-base check-builds check-clients check-ltp check-readme bench mutants torture series check-series deb kernel uml base-kernel base-uml debug-kernel debug-uml kcsan-kernel rt-kernel ksmstat shell clean distclean
 # Each script uses all CPUs by itself.
 .NOTPARALLEL:
 
@@ -17,6 +17,7 @@ help:
 	@echo "make check-base   the base tree's own selftests, in its kernel and in ours"
 	@echo 'make check-builds compile mm/ without what KSM uses, and for other architectures'
 	@echo 'make check-clients  QEMU, node_exporter, stress-ng and ksmtuned work with it'
+	@echo 'make check-ltp    LTP=DIR: tests of the Linux Test Project, in both kernels'
 	@echo 'make check-readme  run all commands that README names, for hours'
 	@echo 'make torture      MINUTES=5 SEED=1 MACHINE=x86: all at random, with KASAN and lockdep'
 	@echo 'make mutants      put bugs in, one by one, and see whether the tests find them'
@@ -39,6 +40,7 @@ help:
 	@echo 'CPUS=N       its CPUs (QEMU 2, UML 1)'
 	@echo 'ACCEL=kvm    QEMU accelerator, kvm or tcg (kvm where it is seen to work)'
 	@echo 'KSRC=DIR     a Linux 7.3 source tree of your own as the base (never written to)'
+	@echo 'LTP=DIR      a checkout of the Linux Test Project (never written to)'
 	@echo 'SIZE=1G      what the benchmark registers (8G: see how the cost grows)'
 	@echo 'ROUNDS=2     its rounds'
 	@echo 'DEPS=skip    only name missing Debian packages, do not install them'
@@ -59,6 +61,9 @@ check-builds:
 
 check-clients:
 	@scripts/check-clients
+
+check-ltp:
+	@scripts/check ltp
 
 check-readme:
 	@scripts/check readme -a
