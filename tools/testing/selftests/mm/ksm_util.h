@@ -149,6 +149,7 @@ long ksm_meminfo(const char *name);
 long ksm_proc_stat(pid_t pid, const char *name);
 bool ksm_proc_says(pid_t pid, const char *line);
 long ksm_smaps(pid_t pid, const void *addr, const char *name);
+bool ksm_vma_flags(pid_t pid, const void *addr, char *text, size_t size);
 bool ksm_vma_is_mergeable(pid_t pid, const void *addr);
 
 /* Workers. */

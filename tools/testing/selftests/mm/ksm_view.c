@@ -194,10 +194,20 @@ long ksm_smaps(pid_t pid, const void *addr, const char *name)
 	return strtol(line + strlen(name) + 1, NULL, 10);
 }
 
-bool ksm_vma_is_mergeable(pid_t pid, const void *addr)
+/* What smaps says behind "VmFlags:", with a blank before and behind each flag. */
+bool ksm_vma_flags(pid_t pid, const void *addr, char *text, size_t size)
 {
 	char line[512];
 
-	return smaps_line(pid, addr, "VmFlags:", line, sizeof(line)) &&
-	       strstr(line, " mg");
+	if (!smaps_line(pid, addr, "VmFlags:", line, sizeof(line)))
+		return false;
+	line[strcspn(line, "\n")] = '\0';
+	return (size_t)snprintf(text, size, "%s", line + strlen("VmFlags:")) < size;
+}
+
+bool ksm_vma_is_mergeable(pid_t pid, const void *addr)
+{
+	char flags[256];
+
+	return ksm_vma_flags(pid, addr, flags, sizeof(flags)) && strstr(flags, " mg ");
 }
