@@ -7,7 +7,6 @@
 #include <linux/leafops.h>
 #include <linux/pagewalk.h>
 #include <linux/rmap.h>
-#include <linux/xarray.h>
 
 #include "check.h"
 
@@ -27,8 +26,11 @@
  */
 void ksm_check_node(struct ksm_check *check, struct ksm_stable *stable)
 {
-	unsigned int nr_sites = 0, nr_heirs = 0;
+	unsigned int nr_sites = 0, nr_heirs = 0, nr_distinct = 0;
 	struct ksm_site *site;
+
+	ksm_for_each_distinct(site, stable)
+		nr_distinct++;
 
 	hlist_for_each_entry(site, &stable->sites, link) {
 		if (site->stable != stable)
@@ -41,19 +43,20 @@ void ksm_check_node(struct ksm_check *check, struct ksm_stable *stable)
 	if (nr_sites != stable->nr_sites || nr_heirs != stable->nr_heirs)
 		ksm_disagree(check, "pfn %lx: %u sites and %u heirs, should be %u and %u",
 			     stable->pfn, nr_sites, nr_heirs, stable->nr_sites, stable->nr_heirs);
+	if (nr_distinct != stable->nr_distinct)
+		ksm_disagree(check, "pfn %lx: %u sites to visit, should be %u", stable->pfn,
+			     nr_distinct, stable->nr_distinct);
 	if (stable->full != ksm_stable_full(stable))
 		ksm_disagree(check, "pfn %lx: full is %d", stable->pfn, stable->full);
 	if (nr_heirs && list_empty(&stable->heirs))
 		ksm_disagree(check, "pfn %lx: heirs, but not on the list of those", stable->pfn);
 }
 
-/* Mappings of a folio, each counted once though two sites may lead to it. */
+/* How often a walk has met mappings of a folio; reclaim rests on one visit to each. */
 struct mappings {
 	struct ksm_check *check;
-	struct xarray seen;
 	unsigned int nr;
 	int mapcount;
-	bool failed;
 };
 
 static bool count_mapping(struct folio *folio, struct vm_area_struct *vma, unsigned long addr,
@@ -63,8 +66,6 @@ static bool count_mapping(struct folio *folio, struct vm_area_struct *vma, unsig
 	struct mappings *mappings = arg;
 
 	while (page_vma_mapped_walk(&pvmw)) {
-		void *old;
-
 		if (!pvmw.pte) {
 			ksm_disagree(mappings->check, "pfn %lx: mapped huge", folio_pfn(folio));
 			continue;
@@ -72,27 +73,21 @@ static bool count_mapping(struct folio *folio, struct vm_area_struct *vma, unsig
 		if (pte_present(ptep_get(pvmw.pte)) && pte_write(ptep_get(pvmw.pte)))
 			ksm_disagree(mappings->check, "pfn %lx: writable at %lx", folio_pfn(folio),
 				     addr);
-		old = xa_store(&mappings->seen, (unsigned long)pvmw.pte / sizeof(pte_t),
-			       xa_mk_value(1), GFP_ATOMIC | __GFP_NOWARN);
-		mappings->failed |= xa_is_err(old);
-		mappings->nr += !old;
+		mappings->nr++;
 	}
 	return true;
 }
 
-/* Returns whether the number of mappings stood still and all could be noted. */
+/* Returns whether the number of mappings stood still. */
 static bool count_mappings(struct mappings *mappings, struct folio *folio)
 {
 	struct rmap_walk_control rwc = { .rmap_one = count_mapping, .arg = mappings };
 	int before = folio_mapcount(folio);
 
-	xa_init(&mappings->seen);
 	mappings->nr = 0;
-	mappings->failed = false;
 	rmap_walk_ksm(folio, &rwc);
 	mappings->mapcount = folio_mapcount(folio);
-	xa_destroy(&mappings->seen);
-	return before == mappings->mapcount && !mappings->failed;
+	return before == mappings->mapcount;
 }
 
 /*
@@ -106,9 +101,6 @@ static void check_mappings(struct ksm_check *check, struct folio *folio)
 	unsigned int left = COUNT_ATTEMPTS;
 	bool leaving, counted;
 
-	/* Page tables in high memory have no address of their own. */
-	if (IS_ENABLED(CONFIG_HIGHPTE))
-		return;
 	do {
 		leaving = ksm_check_anyone_leaves();
 		counted = count_mappings(&mappings, folio);
@@ -116,7 +108,7 @@ static void check_mappings(struct ksm_check *check, struct folio *folio)
 			return;
 	} while (--left);
 	if (counted && !leaving)
-		ksm_disagree(check, "pfn %lx: mapped %d times, reverse mapping finds %u",
+		ksm_disagree(check, "pfn %lx: mapped %d times, reverse mapping visits %u",
 			     folio_pfn(folio), mappings.mapcount, mappings.nr);
 }
 

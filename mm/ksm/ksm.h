@@ -26,6 +26,7 @@
  *   full            a stable node with as many sites as may share one folio
  *   chain           stable nodes with one key: copies made when others were full
  *   site            one known place that maps a merged folio (struct ksm_site)
+ *   double          a site that leads where the one before it does; walks pass it over
  *   heir            a site whose own page went away, kept because processes
  *                   forked from it may still map the merged folio
  *   zero page       the kernel's, put in place of empty pages on request; its
@@ -43,7 +44,7 @@
  * (what is passed over), backoff (for how long), batch (locks, hashing), file (what becomes
  * of pages), track (page records), forget (what they own goes with them), checksum, forest,
  * sight (keys that were seen), unstable (candidates), stable (merged folios), site (who maps
- * them), pte (changes of page tables), merge, zero, unmerge, rmap (what the rest of mm
+ * them), heir (who may), pte (changes of page tables), merge, zero, unmerge, rmap (what the rest of mm
  * calls), sysfs, stat, work (what it all cost, in debugfs), check and check_mm (whether all
  * agrees, likewise), point (where races are made likely, likewise).
  *
@@ -544,6 +545,7 @@ static inline bool ksm_sight_wanted(u64 key)
  *	root's lock; walked under either
  * @nr_sites: sites that are no heirs; guarded as @sites
  * @nr_heirs: guarded as @sites
+ * @nr_distinct: sites and heirs that a walk visits, not their doubles; guarded as @sites
  * @full: stands behind those with room in its chain; root's lock
  * @heirs: link among the nodes that have heirs; guarded by the heirs lock
  *
@@ -556,6 +558,7 @@ struct ksm_stable {
 	struct hlist_head sites;
 	unsigned int nr_sites;
 	unsigned int nr_heirs;
+	unsigned int nr_distinct;
 	bool full;
 	struct list_head heirs;
 };
@@ -564,7 +567,9 @@ struct ksm_stable {
  * struct ksm_site - a place known to map a merged folio
  * @link: in the node's @sites
  * @stable: the node; fixed while linked
- * @anon_vma: with a reference; its tree holds the VMA, and those forked from it
+ * @anon_vma: with a reference; its tree holds the VMA, and those forked from it. It is the
+ *	VMA's own or an ancestor; an ancestor's may be put in its place, guarded as the node's
+ *	@sites
  * @pgoff: index of the place in @anon_vma
  * @since: low bits of jiffies when a record came to own it
  * @heir: no record owns it any more
@@ -577,6 +582,26 @@ struct ksm_site {
 	u32 since;
 	bool heir;
 };
+
+static inline bool ksm_sites_are_doubles(const struct ksm_site *a, const struct ksm_site *b)
+{
+	return a->pgoff == b->pgoff && a->anon_vma == b->anon_vma;
+}
+
+/* The next site that leads elsewhere, or NULL. */
+static inline struct ksm_site *ksm_site_next_distinct(const struct ksm_site *site)
+{
+	struct ksm_site *next = hlist_entry_safe(site->link.next, struct ksm_site, link);
+
+	while (next && ksm_sites_are_doubles(next, site))
+		next = hlist_entry_safe(next->link.next, struct ksm_site, link);
+	return next;
+}
+
+/* What a walk has to visit to meet each mapping once; see struct ksm_stable for locks. */
+#define ksm_for_each_distinct(site, stable)						\
+	for (site = hlist_entry_safe((stable)->sites.first, struct ksm_site, link); site;	\
+	     site = ksm_site_next_distinct(site))
 
 /* Sites that may share one folio; changes with ksm_control held and nothing merged. */
 extern unsigned int ksm_max_page_sharing;
@@ -624,17 +649,23 @@ struct ksm_leaving {
 void ksm_site_init(void);
 struct ksm_site *ksm_site_alloc(struct anon_vma *anon_vma, pgoff_t pgoff);
 void ksm_site_free(struct ksm_site *site);
+struct ksm_site *ksm_site_add(struct ksm_stable *stable, struct vm_area_struct *vma,
+			      unsigned long addr, bool mapped);
 void ksm_site_attach(struct ksm_stable *stable, struct ksm_site *site);
-struct ksm_site *ksm_site_inherit(struct ksm_stable *stable, const struct vm_area_struct *vma,
-				  unsigned long addr);
-void ksm_site_bequeath(struct ksm_site *site);
+bool ksm_site_has_double(const struct ksm_site *site);
 void ksm_site_drop(struct ksm_site *site, struct folio *folio);
 bool ksm_site_leave(struct ksm_leaving *leaving, struct ksm_site *site, unsigned long addr);
 void ksm_sites_left(struct ksm_leaving *leaving);
-unsigned int ksm_site_prune_heirs(unsigned int max, bool wait);
-unsigned int ksm_site_nr_heirs(void);
 bool ksm_site_reaches(const struct ksm_site *site, const struct vm_area_struct *vma,
 		      unsigned long addr);
+
+/* ---- heir: who may map merged folios ---- */
+
+struct ksm_site *ksm_site_inherit(struct ksm_stable *stable, const struct vm_area_struct *vma,
+				  unsigned long addr);
+void ksm_site_bequeath(struct ksm_site *site);
+unsigned int ksm_site_prune_heirs(unsigned int max, bool wait);
+unsigned int ksm_site_nr_heirs(void);
 
 /* ---- change: dirty bits, and frames that come to be mapped by clean entries ---- */
 

@@ -51,11 +51,6 @@ static void drop_site(struct ksm_mm *kmm, unsigned long addr, struct folio *kfol
 	ksm_site_drop(site, kfolio);
 }
 
-static struct ksm_site *site_at(struct vm_area_struct *vma, unsigned long addr)
-{
-	return ksm_site_alloc(vma->anon_vma, linear_anon_page_index(vma, addr));
-}
-
 /* A page that was used a lot goes: whoever used it will use the merged folio. */
 static void hand_over_use(struct folio *kfolio, const struct folio *folio)
 {
@@ -94,11 +89,10 @@ static int merge_locked(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned
 	if (IS_ERR(folio))
 		return PTR_ERR(folio);
 
-	err = -ENOMEM;
-	site = site_at(vma, addr);
-	if (!site)
+	site = ksm_site_add(stable, vma, addr, false);
+	err = PTR_ERR_OR_ZERO(site);
+	if (err)
 		goto unlock;
-	ksm_site_attach(stable, site);
 	err = record_site(kmm, addr, site, kfolio);
 	if (err) {
 		ksm_site_drop(site, kfolio);
@@ -173,13 +167,9 @@ static int add_site(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned lon
 	struct ksm_site *site;
 	int err;
 
-	/* The mapping stays, and is found through the site that it stems from. */
-	if (ksm_stable_full(stable))
-		return -ENOSPC;
-	site = site_at(vma, addr);
-	if (!site)
-		return -ENOMEM;
-	ksm_site_attach(stable, site);
+	site = ksm_site_add(stable, vma, addr, true);
+	if (IS_ERR(site))
+		return PTR_ERR(site);
 	err = record_site(kmm, addr, site, kfolio);
 	if (err)
 		ksm_site_drop(site, kfolio);
@@ -225,7 +215,7 @@ static int plant_node(struct ksm_mm *kmm, struct vm_area_struct *vma, unsigned l
 
 	if (!stable)
 		return err;
-	site = site_at(vma, addr);
+	site = ksm_site_alloc(vma->anon_vma, linear_anon_page_index(vma, addr));
 	if (!site)
 		goto free;
 	err = record_site(kmm, addr, site, folio);

@@ -55,8 +55,8 @@ static bool walk_site(struct folio *folio, struct ksm_site *site, struct rmap_wa
  * @folio: the folio
  * @rwc: what to do; rmap_one() checks whether the place maps @folio
  *
- * Each site leads to its own place and to those forked from it. A place that
- * is both is visited twice, which its visitors bear.
+ * Each site leads to its own place and to those forked from it. None is visited twice:
+ * folio_referenced() counts visits down from the number of mappings.
  *
  * Context: @folio locked, which keeps the sites still; may sleep.
  */
@@ -69,7 +69,7 @@ void rmap_walk_ksm(struct folio *folio, struct rmap_walk_control *rwc)
 	VM_WARN_ON_ONCE_FOLIO(!folio_test_locked(folio), folio);
 	if (!stable)
 		return;
-	hlist_for_each_entry(site, &stable->sites, link) {
+	ksm_for_each_distinct(site, stable) {
 		if (!walk_site(folio, site, rwc))
 			return;
 	}
@@ -108,7 +108,7 @@ static bool may_map_merged(struct folio *folio, struct vm_area_struct *vma, unsi
 
 	if (!stable || !ksm_vma_mergeable(vma) || READ_ONCE(ksm_run) == KSM_RUN_UNMERGE)
 		return false;
-	hlist_for_each_entry(site, &stable->sites, link) {
+	ksm_for_each_distinct(site, stable) {
 		if (ksm_site_reaches(site, vma, addr))
 			return true;
 		if (++seen >= KSM_SWAPIN_SITES)
@@ -255,7 +255,7 @@ void collect_procs_ksm(const struct folio *folio, const struct page *page,
 
 	if (!stable)
 		return;
-	hlist_for_each_entry(site, &stable->sites, link) {
+	ksm_for_each_distinct(site, stable) {
 		struct task_struct *p;
 
 		anon_vma_lock_read(site->anon_vma);

@@ -6,7 +6,12 @@
  * site's anon_vma: either the site is the mapping, or the mapping was forked
  * from it. A site that goes away while relatives of its VMA exist stays as an
  * heir until none of them maps the folio any more, so that reverse-mapping
- * walks miss nothing.
+ * walks miss nothing; see heir.c.
+ *
+ * They visit nothing twice, either. Trees of two anon_vmas have nothing in common, or
+ * one is a part of the other: that of an ancestor holds all VMAs of its descendants. Of
+ * sites with one index whose trees are nested all are given the outermost anon_vma of
+ * these. They are doubles then: they stand side by side, and a walk visits the first.
  */
 #include <linux/rmap.h>
 #include <linux/slab.h>
@@ -15,15 +20,6 @@
 #include "check.h"
 
 static struct kmem_cache *ksm_site_cache __ro_after_init;
-
-static struct {
-	spinlock_t lock;		/* guards the others and ksm_stable.heirs */
-	unsigned int nr;		/* nodes on the list */
-	struct list_head list;		/* nodes that have heirs */
-} heirs = {
-	.lock = __SPIN_LOCK_UNLOCKED(heirs.lock),
-	.list = LIST_HEAD_INIT(heirs.list),
-};
 
 /**
  * ksm_site_init - make the cache of sites
@@ -68,8 +64,200 @@ void ksm_site_free(struct ksm_site *site)
 	ksm_cache_free(ksm_site_cache, site);
 }
 
+/* The site before another one, or NULL. */
+static struct ksm_site *site_before(const struct ksm_site *site)
+{
+	if (site->link.pprev == &site->stable->sites.first)
+		return NULL;
+	return container_of(site->link.pprev, struct ksm_site, link.next);
+}
+
 /**
- * ksm_site_attach - add a site to a node
+ * ksm_site_has_double - whether another site leads to the same relatives
+ * @site: attached
+ *
+ * Context: the node's folio locked, or its root.
+ * Return: true if there is one.
+ */
+bool ksm_site_has_double(const struct ksm_site *site)
+{
+	const struct ksm_site *other = site_before(site);
+
+	if (other && ksm_sites_are_doubles(other, site))
+		return true;
+	other = hlist_entry_safe(site->link.next, struct ksm_site, link);
+	return other && ksm_sites_are_doubles(other, site);
+}
+
+/*
+ * Takes a site out of its node's list; the root is locked. Sites at both sides of it may
+ * be doubles that were not known to be any.
+ */
+static void unlink_site(struct ksm_site *site)
+{
+	struct ksm_site *next = hlist_entry_safe(site->link.next, struct ksm_site, link);
+	struct ksm_site *before = site_before(site);
+
+	site->stable->nr_distinct -= !ksm_site_has_double(site);
+	hlist_del(&site->link);
+	if (before && next && ksm_sites_are_doubles(before, next))
+		site->stable->nr_distinct -= !ksm_sites_are_doubles(before, site);
+}
+
+/* Puts a site behind its double, or before all others if it has none. */
+static void link_site(struct ksm_stable *stable, struct ksm_site *site, struct ksm_site *twin)
+{
+	struct ksm_root *root = ksm_stable_root(stable);
+
+	site->stable = stable;
+	guard(spinlock)(&root->lock);
+	if (twin)
+		hlist_add_behind(&site->link, &twin->link);
+	else
+		hlist_add_head(&site->link, &stable->sites);
+	stable->nr_distinct += !ksm_site_has_double(site);
+	if (!stable->nr_sites++)
+		atomic_long_inc(&ksm_stat.shared);
+	ksm_stable_settle(root, stable);
+}
+
+/**
+ * ksm_site_reaches - whether walks from a site find a VMA
+ * @site: of a merged folio that is locked
+ * @vma: the VMA
+ * @addr: where in it the folio is or will be mapped
+ *
+ * Context: the fault locks of @vma held, so that its anon_vma_chain is still.
+ * Return: true if they do.
+ */
+bool ksm_site_reaches(const struct ksm_site *site, const struct vm_area_struct *vma,
+		      unsigned long addr)
+{
+	const struct anon_vma_chain *avc;
+
+	if (site->pgoff != linear_anon_page_index(vma, addr))
+		return false;
+	list_for_each_entry(avc, &vma->anon_vma_chain, same_vma) {
+		if (avc->anon_vma == site->anon_vma)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Whether sites of a node may lead to a place, or its own to theirs. Most VMAs have no
+ * relatives and were never moved: no other page has the index of one of theirs. But an
+ * heir may have been left at this very place.
+ */
+static bool may_have_double(const struct ksm_stable *stable, const struct vm_area_struct *vma,
+			    unsigned long addr)
+{
+	const struct anon_vma *anon_vma = vma->anon_vma;
+
+	/* A relative that comes meanwhile has no site yet. */
+	return stable->nr_heirs || anon_vma->root != anon_vma ||
+	       data_race(anon_vma->num_children) > 1 || data_race(anon_vma->num_active_vmas) > 1 ||
+	       linear_anon_page_index(vma, addr) != addr >> PAGE_SHIFT;
+}
+
+/*
+ * Whether an anon_vma's tree is a part of another's. An anon_vma outlives its parent, but
+ * its tree does not outlive the parent's.
+ */
+static bool is_descendant(const struct anon_vma *anon_vma, const struct anon_vma *ancestor)
+{
+	if (RB_EMPTY_ROOT(&anon_vma->rb_root.rb_root))
+		return false;
+	while (anon_vma != ancestor && anon_vma != anon_vma->root)
+		anon_vma = anon_vma->parent;
+	return anon_vma == ancestor;
+}
+
+/* A site of a descendant becomes a double of an ancestor's. Returns the anon_vma it had. */
+static struct anon_vma *move_site(struct ksm_site *site, struct ksm_site *ancestor)
+{
+	struct ksm_stable *stable = site->stable;
+	struct ksm_root *root = ksm_stable_root(stable);
+	struct anon_vma *anon_vma = site->anon_vma;
+
+	guard(spinlock)(&root->lock);
+	unlink_site(site);
+	get_anon_vma(ancestor->anon_vma);
+	site->anon_vma = ancestor->anon_vma;
+	hlist_add_behind(&site->link, &ancestor->link);
+	ksm_stable_settle(root, stable);
+	return anon_vma;
+}
+
+/*
+ * Sites of descendants, which were there before their ancestor's, become doubles of it.
+ * The lock keeps the trees still.
+ */
+static void gather_descendants(struct ksm_site *ancestor)
+{
+	struct anon_vma *anon_vma = ancestor->anon_vma;
+	struct hlist_node *next;
+	struct ksm_site *site;
+
+	hlist_for_each_entry_safe(site, next, &ancestor->stable->sites, link) {
+		if (site->pgoff != ancestor->pgoff || site->anon_vma->root != anon_vma->root ||
+		    site->anon_vma == anon_vma || !is_descendant(site->anon_vma, anon_vma))
+			continue;
+		/* Not the last reference: its tree has VMAs. */
+		put_anon_vma(move_site(site, ancestor));
+	}
+}
+
+static struct ksm_site *find_reaching(struct ksm_stable *stable, const struct vm_area_struct *vma,
+				      unsigned long addr)
+{
+	struct ksm_site *site;
+
+	ksm_for_each_distinct(site, stable)
+		if (ksm_site_reaches(site, vma, addr))
+			return site;
+	return NULL;
+}
+
+/**
+ * ksm_site_add - let a place be found
+ * @stable: the node
+ * @vma: the VMA
+ * @addr: where in it the folio is or will be mapped
+ * @mapped: it is, and so a site that leads there is known
+ *
+ * Context: the node's folio locked; the mmap_lock held. Does not sleep.
+ * Return: a site, owned by the caller; ERR_PTR(-ENOSPC) when the node is full, -EAGAIN when
+ * the place's relatives are locked, or -ENOMEM.
+ */
+struct ksm_site *ksm_site_add(struct ksm_stable *stable, struct vm_area_struct *vma,
+			      unsigned long addr, bool mapped)
+{
+	bool family = mapped || may_have_double(stable, vma, addr);
+	struct ksm_site *twin = family ? find_reaching(stable, vma, addr) : NULL;
+	struct anon_vma *anon_vma = twin ? twin->anon_vma : vma->anon_vma;
+	struct ksm_site *site;
+
+	/* What is reached makes walks no longer. */
+	if (!twin && ksm_stable_full(stable))
+		return ERR_PTR(-ENOSPC);
+	family &= !twin;
+	if (family &&
+	    (ksm_point_fails(KSM_POINT_LOCK_ANON_VMA) || !anon_vma_trylock_read(anon_vma)))
+		return ERR_PTR(-EAGAIN);
+	site = ksm_site_alloc(anon_vma, linear_anon_page_index(vma, addr));
+	if (site) {
+		link_site(stable, site, twin);
+		if (family)
+			gather_descendants(site);
+	}
+	if (family)
+		anon_vma_unlock_read(anon_vma);
+	return site ?: ERR_PTR(-ENOMEM);
+}
+
+/**
+ * ksm_site_attach - add its first site to a node
  * @stable: the node
  * @site: not attached
  *
@@ -77,14 +265,8 @@ void ksm_site_free(struct ksm_site *site)
  */
 void ksm_site_attach(struct ksm_stable *stable, struct ksm_site *site)
 {
-	struct ksm_root *root = ksm_stable_root(stable);
-
-	site->stable = stable;
-	guard(spinlock)(&root->lock);
-	hlist_add_head(&site->link, &stable->sites);
-	if (!stable->nr_sites++)
-		atomic_long_inc(&ksm_stat.shared);
-	ksm_stable_settle(root, stable);
+	VM_WARN_ON_ONCE(!hlist_empty(&stable->sites));
+	link_site(stable, site, NULL);
 }
 
 /* Takes a site off its node, and the node with the last one. */
@@ -95,7 +277,7 @@ static void detach(struct ksm_site *site, struct folio *folio)
 	bool felled;
 
 	scoped_guard(spinlock, &root->lock) {
-		hlist_del(&site->link);
+		unlink_site(site);
 		if (site->heir)
 			stable->nr_heirs--;
 		else if (!--stable->nr_sites)
@@ -117,101 +299,6 @@ void ksm_site_drop(struct ksm_site *site, struct folio *folio)
 {
 	detach(site, folio);
 	ksm_site_free(site);
-}
-
-/* A node has heirs. Returns whether it is the only one. */
-static bool list_heirs(struct ksm_stable *stable)
-{
-	guard(spinlock)(&heirs.lock);
-	if (!list_empty(&stable->heirs))
-		return false;
-	list_add_tail(&stable->heirs, &heirs.list);
-	return !heirs.nr++;
-}
-
-/*
- * Between passes ksmd looks after heirs. If it has no passes it sleeps until there are
- * heirs: who lists the first node wakes it. Who stops the passes later lets it look.
- */
-static void first_heir_wakes(void)
-{
-	smp_mb();	/* pairs with that of wait_event(), in scan_idle() */
-	if (READ_ONCE(ksm_run) != KSM_RUN_MERGE || ksm_registry_empty())
-		ksm_scan_wake();
-}
-
-/* Returns whether no node had heirs before. */
-static bool bequeath(struct ksm_site *site)
-{
-	struct ksm_stable *stable = site->stable;
-	struct ksm_root *root = ksm_stable_root(stable);
-	bool first;
-
-	guard(spinlock)(&root->lock);
-	site->heir = true;
-	stable->nr_heirs++;
-	first = list_heirs(stable);
-	smp_mb__before_atomic();	/* pairs with something_is_merged() */
-	if (!--stable->nr_sites)
-		atomic_long_dec(&ksm_stat.shared);
-	return first;
-}
-
-/**
- * ksm_site_bequeath - a site becomes an heir
- * @site: owned by no record
- *
- * Context: the node's folio locked.
- */
-void ksm_site_bequeath(struct ksm_site *site)
-{
-	if (bequeath(site))
-		first_heir_wakes();
-}
-
-/**
- * ksm_site_inherit - let an heir that leads to a place become its site
- * @stable: the node
- * @vma: the VMA
- * @addr: where in it the folio is mapped
- *
- * Children of a process that is gone do not need more sites than it had.
- *
- * Context: the node's folio locked; the mmap_lock held.
- * Return: the site, or NULL when there is no such heir.
- */
-struct ksm_site *ksm_site_inherit(struct ksm_stable *stable, const struct vm_area_struct *vma,
-				  unsigned long addr)
-{
-	struct ksm_root *root = ksm_stable_root(stable);
-	struct ksm_site *site;
-
-	if (!stable->nr_heirs)
-		return NULL;
-	hlist_for_each_entry(site, &stable->sites, link) {
-		if (!site->heir || !ksm_site_reaches(site, vma, addr))
-			continue;
-		guard(spinlock)(&root->lock);
-		site->heir = false;
-		stable->nr_heirs--;
-		if (!stable->nr_sites++)
-			atomic_long_inc(&ksm_stat.shared);
-		return site;
-	}
-	return NULL;
-}
-
-/* Another site at the same place leads to the same relatives. */
-static bool site_has_double(const struct ksm_site *site)
-{
-	const struct ksm_site *other;
-
-	hlist_for_each_entry(other, &site->stable->sites, link) {
-		if (other != site && other->anon_vma == site->anon_vma &&
-		    other->pgoff == site->pgoff)
-			return true;
-	}
-	return false;
 }
 
 /*
@@ -311,8 +398,8 @@ bool ksm_site_leave(struct ksm_leaving *leaving, struct ksm_site *site, unsigned
 		return false;
 	trace_ksm_remove_rmap_item(READ_ONCE(site->stable->pfn), (void *)site->pgoff,
 				   (void *)leaving->mm);
-	if (folio && folio_mapped(folio) && site_has_relatives(leaving, site, addr) &&
-	    !site_has_double(site))
+	if (folio && folio_mapped(folio) && !ksm_site_has_double(site) &&
+	    site_has_relatives(leaving, site, addr))
 		ksm_site_bequeath(site);
 	else
 		drop_leaving(leaving, site, folio);
@@ -321,201 +408,4 @@ bool ksm_site_leave(struct ksm_leaving *leaving, struct ksm_site *site, unsigned
 		folio_put(folio);
 	}
 	return true;
-}
-
-static bool vma_maps(struct vm_area_struct *vma, unsigned long addr, struct folio *folio)
-{
-	DEFINE_FOLIO_VMA_WALK(pvmw, folio, vma, addr, PVMW_SYNC);
-
-	if (!page_vma_mapped_walk(&pvmw))
-		return false;
-	page_vma_mapped_walk_done(&pvmw);
-	return true;
-}
-
-/* With the folio locked no migration is under way: who maps it, maps it now. */
-static bool heir_needed(const struct ksm_site *site, struct folio *folio)
-{
-	struct anon_vma *anon_vma = site->anon_vma;
-	struct anon_vma_chain *avc;
-	bool found = false;
-
-	anon_vma_lock_read(anon_vma);
-	anon_rmap_tree_foreach(avc, anon_vma, site->pgoff, site->pgoff) {
-		unsigned long addr = vma_anon_address(avc->vma, site->pgoff, 1);
-
-		cond_resched();
-		found = addr != -EFAULT && vma_maps(avc->vma, addr, folio);
-		if (found)
-			break;
-	}
-	anon_vma_unlock_read(anon_vma);
-	return found;
-}
-
-/* The folio's lock keeps the sites still. The node is gone if none are left. */
-static unsigned int prune_living(struct ksm_stable *stable, struct folio *folio)
-{
-	struct hlist_node *next;
-	struct ksm_site *site;
-	unsigned int kept = 0;
-
-	hlist_for_each_entry_safe(site, next, &stable->sites, link) {
-		if (!site->heir)
-			continue;
-		if (heir_needed(site, folio))
-			kept++;
-		else
-			ksm_site_drop(site, folio);
-	}
-	return kept;
-}
-
-/*
- * Without a folio there are no new heirs and nobody walks the sites, but other
- * sites may leave meanwhile. The node may go with its last heir: count first.
- */
-static void prune_gone(struct ksm_stable *stable, unsigned int left)
-{
-	struct ksm_root *root = ksm_stable_root(stable);
-
-	while (left--) {
-		struct ksm_site *site, *heir = NULL;
-
-		scoped_guard(spinlock, &root->lock) {
-			hlist_for_each_entry(site, &stable->sites, link) {
-				if (site->heir) {
-					heir = site;
-					break;
-				}
-			}
-		}
-		if (WARN_ON_ONCE(!heir))
-			break;
-		ksm_site_drop(heir, NULL);
-	}
-}
-
-/* Takes a node off the list; it may go at once, or with its last site from now on. */
-static bool unlist_node(struct ksm_stable *stable, unsigned int *nr_heirs)
-{
-	struct ksm_root *root = ksm_stable_root(stable);
-
-	guard(spinlock)(&root->lock);
-	*nr_heirs = stable->nr_heirs;
-	scoped_guard(spinlock, &heirs.lock) {
-		list_del_init(&stable->heirs);
-		heirs.nr--;
-	}
-	return ksm_stable_settle(root, stable);
-}
-
-/* Returns whether the node still has heirs; if not, it may be gone. */
-static bool prune_node(struct ksm_stable *stable, bool wait)
-{
-	struct folio *folio = ksm_stable_lock_folio(stable, wait);
-	unsigned int nr_heirs, kept = 0;
-
-	if (IS_ERR(folio))
-		return true;
-	if (unlist_node(stable, &nr_heirs))
-		ksm_stable_drop(stable, folio);
-	else if (nr_heirs && !folio)
-		prune_gone(stable, nr_heirs);
-	else if (nr_heirs)
-		kept = prune_living(stable, folio);
-	if (kept && list_heirs(stable))
-		first_heir_wakes();
-	if (folio) {
-		folio_unlock(folio);
-		folio_put(folio);
-	}
-	return kept;
-}
-
-/**
- * ksm_site_prune_heirs - free heirs that are not needed any more
- * @max: how many nodes to look at
- * @wait: whether to sleep for locks of their folios
- *
- * Only this frees nodes that are on the list, so that one found there stays
- * until it was pruned.
- *
- * Context: ksm_control held, so that one at a time does this; sleeps if @wait.
- * Return: how many of the nodes still have heirs.
- */
-unsigned int ksm_site_prune_heirs(unsigned int max, bool wait)
-{
-	unsigned int kept = 0;
-
-	lockdep_assert_held(&ksm_control);
-	while (max--) {
-		struct ksm_stable *stable;
-
-		scoped_guard(spinlock, &heirs.lock) {
-			stable = list_first_entry_or_null(&heirs.list, struct ksm_stable, heirs);
-			if (stable)
-				list_move_tail(&stable->heirs, &heirs.list);
-		}
-		if (!stable)
-			break;
-		ksm_point_sleep(KSM_POINT_PRUNE);
-		kept += prune_node(stable, wait);
-		cond_resched();
-	}
-	return kept;
-}
-
-#ifdef CONFIG_KSM_DEBUG
-/**
- * ksm_site_next_with_heirs - a node that has heirs, another one each time
- *
- * Context: ksm_control held, which keeps the node in being.
- * Return: the node, or NULL.
- */
-struct ksm_stable *ksm_site_next_with_heirs(void)
-{
-	struct ksm_stable *stable;
-
-	lockdep_assert_held(&ksm_control);
-	guard(spinlock)(&heirs.lock);
-	stable = list_first_entry_or_null(&heirs.list, struct ksm_stable, heirs);
-	if (stable)
-		list_move_tail(&stable->heirs, &heirs.list);
-	return stable;
-}
-#endif
-
-/**
- * ksm_site_nr_heirs - how many nodes have heirs
- *
- * Context: any; the answer may be old at once.
- * Return: their number.
- */
-unsigned int ksm_site_nr_heirs(void)
-{
-	return READ_ONCE(heirs.nr);
-}
-
-/**
- * ksm_site_reaches - whether walks from a site find a VMA
- * @site: of a merged folio that is locked
- * @vma: the VMA
- * @addr: where in it the folio is or will be mapped
- *
- * Context: the fault locks of @vma held, so that its anon_vma_chain is still.
- * Return: true if they do.
- */
-bool ksm_site_reaches(const struct ksm_site *site, const struct vm_area_struct *vma,
-		      unsigned long addr)
-{
-	const struct anon_vma_chain *avc;
-
-	if (site->pgoff != linear_anon_page_index(vma, addr))
-		return false;
-	list_for_each_entry(avc, &vma->anon_vma_chain, same_vma) {
-		if (avc->anon_vma == site->anon_vma)
-			return true;
-	}
-	return false;
 }

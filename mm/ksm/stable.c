@@ -386,14 +386,14 @@ void ksm_stable_plant(struct ksm_stable *stable, struct folio *folio, u64 key)
  * ksm_stable_full - whether a node takes no more sites
  * @stable: the node
  *
- * Heirs count: reverse-mapping walks visit them, too.
+ * Heirs count, as reverse-mapping walks visit them, too; doubles do not.
  *
  * Context: the node's folio locked, or its root.
  * Return: true if it has max_page_sharing of them.
  */
 bool ksm_stable_full(const struct ksm_stable *stable)
 {
-	return stable->nr_sites + stable->nr_heirs >= READ_ONCE(ksm_max_page_sharing);
+	return stable->nr_distinct >= READ_ONCE(ksm_max_page_sharing);
 }
 
 /**

@@ -234,6 +234,136 @@ TEST_F(family, pages_shared_by_fork_keep_their_content)
 	EXPECT_EQ(-1, wrong(&worker[1], OTHER, 1));
 }
 
+/* Strangers to each other and to the test have the same PAGES different pages. */
+static bool fill_and_register(struct ksm_worker *worker)
+{
+	return !ksm_ask(worker, ksm_job_fill, SEED, 1, 0) &&
+	       !ksm_ask(worker, ksm_job_advise, MADV_MERGEABLE, 0, 0) &&
+	       ksm_wait_passes(KSM_MERGE_PASSES);
+}
+
+TEST_F(family, inherited_mappings_are_visited_once)
+{
+	struct ksm_worker *worker = self->ksm.workers;
+
+	ASSERT_TRUE(merged_parent(&self->ksm));
+	ASSERT_EQ(1, ksm_ask(&worker[0], job_fork, 1, 0, 0));
+	ASSERT_EQ(1, ksm_ask(&worker[1], job_fork, 2, 0, 0));
+	ASSERT_TRUE(ksm_wait_passes(KSM_MERGE_PASSES));
+	EXPECT_EQ(3 * PAGES - 1, ksm_get("pages_sharing"));
+	EXPECT_TRUE(ksm_check());
+	/* The one in the middle writes, which merges with the others' again. */
+	ASSERT_EQ(0, ksm_ask(&worker[1], ksm_job_fill, OTHER, 0, 0));
+	EXPECT_TRUE(ksm_check());
+	ASSERT_EQ(0, ksm_ask(&worker[1], ksm_job_fill, SEED, 0, 0));
+	ASSERT_TRUE(ksm_wait_passes(KSM_MERGE_PASSES));
+	EXPECT_EQ(3 * PAGES - 1, ksm_get("pages_sharing"));
+	EXPECT_TRUE(ksm_check());
+	ASSERT_TRUE(ksm_end_worker(&worker[0]));
+	EXPECT_TRUE(ksm_wait_until(ksm_get("pages_sharing") == 2 * PAGES - 1));
+	EXPECT_TRUE(ksm_check());
+	EXPECT_EQ(-1, wrong(&worker[1], SEED, 0));
+	EXPECT_EQ(-1, wrong(&worker[2], SEED, 0));
+}
+
+/* Worker 0 is a stranger, 1 a parent, 2 and 3 its children, 4 a child of 3. */
+FIXTURE(kin)
+{
+	struct ksm_test ksm;
+};
+
+/* Who is merged when, and who exits when. */
+FIXTURE_VARIANT(kin)
+{
+	unsigned int merges[5];
+	unsigned int exits[5];
+};
+
+FIXTURE_VARIANT_ADD(kin, parent_first) { { 0, 1, 2, 3, 4 }, { 1, 2, 3, 4, 0 } };
+FIXTURE_VARIANT_ADD(kin, parent_last) { { 0, 4, 3, 2, 1 }, { 1, 3, 2, 4, 0 } };
+FIXTURE_VARIANT_ADD(kin, parent_last_and_leaves_last) { { 0, 2, 4, 3, 1 }, { 4, 3, 2, 1, 0 } };
+FIXTURE_VARIANT_ADD(kin, parent_between) { { 4, 0, 1, 2, 3 }, { 2, 4, 1, 0, 3 } };
+
+FIXTURE_SETUP(kin)
+{
+	const char *missing = ksm_missing();
+	struct ksm_worker *worker = self->ksm.workers;
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	ASSERT_TRUE(ksm_begin(&self->ksm));
+	family = &self->ksm;
+	ASSERT_TRUE(ksm_fork_worker(&self->ksm, 0, NULL, PAGES));
+	ASSERT_TRUE(ksm_fork_worker(&self->ksm, 1, NULL, PAGES));
+	ASSERT_EQ(0, ksm_ask(&worker[1], ksm_job_fill, OTHER, 1, 0));
+	ASSERT_EQ(1, ksm_ask(&worker[1], job_fork, 2, 0, 0));
+	ASSERT_EQ(1, ksm_ask(&worker[1], job_fork, 3, 0, 0));
+	ASSERT_EQ(1, ksm_ask(&worker[3], job_fork, 4, 0, 0));
+	ASSERT_EQ(0, ksm_set("run", "1"));
+}
+
+FIXTURE_TEARDOWN_PARENT(kin)
+{
+	EXPECT_TRUE(ksm_end(&self->ksm));
+}
+
+static bool lives(const unsigned int *exits, unsigned int gone, unsigned int who)
+{
+	for (unsigned int i = gone; i < 5; i++)
+		if (exits[i] == who)
+			return true;
+	return false;
+}
+
+TEST_F(kin, pages_that_each_wrote_itself_are_visited_once)
+{
+	struct ksm_worker *worker = self->ksm.workers;
+
+	for (unsigned int i = 0; i < 5; i++) {
+		ASSERT_TRUE(fill_and_register(&worker[variant->merges[i]]));
+		EXPECT_EQ(i * PAGES, ksm_get("pages_sharing"));
+		EXPECT_TRUE(ksm_check());
+	}
+	EXPECT_EQ(PAGES, ksm_get("pages_shared"));
+	for (unsigned int i = 0; i < 4; i++) {
+		ASSERT_TRUE(ksm_end_worker(&worker[variant->exits[i]]));
+		EXPECT_TRUE(ksm_wait_until(ksm_get("pages_sharing") == (3 - i) * PAGES));
+		EXPECT_EQ(PAGES, ksm_get("pages_shared"));
+		EXPECT_TRUE(ksm_check());
+		for (unsigned int who = 0; who < 5; who++)
+			if (lives(variant->exits, i + 1, who))
+				EXPECT_EQ(-1, wrong(&worker[who], SEED, 1));
+	}
+}
+
+/* They do not wait for room at a page that has as many sites as it may. */
+TEST_F(family, forked_mappings_of_a_full_page_are_passed_over)
+{
+	struct ksm_worker *worker = self->ksm.workers;
+	const unsigned int children = 8;
+	long scanned, skipped;
+
+	ASSERT_EQ(0, ksm_set_number("max_page_sharing", 2));
+	family = &self->ksm;
+	ASSERT_TRUE(ksm_fork_worker(&self->ksm, 0, NULL, PAGES));
+	ASSERT_EQ(0, ksm_ask(&worker[0], ksm_job_fill, SEED, 0, 0));
+	ASSERT_EQ(0, ksm_ask(&worker[0], ksm_job_advise, MADV_MERGEABLE, 0, 0));
+	ASSERT_TRUE(ksm_pass_by(KSM_MERGE_PASSES));
+	ASSERT_EQ(PAGES / 2, ksm_get("pages_shared"));
+	for (unsigned int i = 1; i <= children; i++)
+		ASSERT_EQ(1, ksm_ask(&worker[0], job_fork, i, 0, 0));
+	ASSERT_TRUE(ksm_pass_by(KSM_MERGE_PASSES));
+	scanned = ksm_get("pages_scanned");
+	skipped = ksm_get("pages_skipped");
+	ASSERT_TRUE(ksm_one_pass());
+	EXPECT_EQ((children + 1) * PAGES, ksm_get("pages_scanned") - scanned);
+	EXPECT_EQ((children + 1) * PAGES, ksm_get("pages_skipped") - skipped);
+	EXPECT_EQ(PAGES / 2, ksm_get("pages_shared"));
+	EXPECT_EQ((children + 1) * PAGES - PAGES / 2, ksm_get("pages_sharing"));
+	EXPECT_EQ(PAGES, ksm_proc_stat(worker[children].pid, "ksm_merging_pages"));
+	EXPECT_TRUE(ksm_check());
+}
+
 /* Set in the environment of the program that replaces a worker. */
 #define AFTER_EXEC "KSM_FORK_AFTER_EXEC"
 
