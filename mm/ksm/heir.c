@@ -16,6 +16,19 @@ static struct {
 	.list = LIST_HEAD_INIT(heirs.list),
 };
 
+/* A step is worth another at once if one node in so many has lost its heirs. */
+#define KSM_PRUNE_WORTH		4
+
+/* After a round in vain so many jiffies go by, or a pass comes to its end. */
+#define KSM_PRUNE_WAIT		(8 * HZ)
+
+/* ksmd goes round the list. */
+static struct {
+	unsigned int left;		/* nodes of this round that were not looked at */
+	unsigned int freed;		/* those of it that have lost their heirs */
+	unsigned long ended;		/* when there were none left, in jiffies */
+} round;				/* ksm_control */
+
 /* A node has heirs. Returns whether it is the only one. */
 static bool list_heirs(struct ksm_stable *stable)
 {
@@ -239,6 +252,34 @@ unsigned int ksm_site_prune_heirs(unsigned int max, bool wait)
 		cond_resched();
 	}
 	return kept;
+}
+
+/**
+ * ksm_site_prune_step - look at the next nodes with heirs
+ * @again: begin another round, though no node has lost its heirs in the last one
+ *
+ * Context: ksm_control held; waits for no folio.
+ * Return: whether it was worth it, and the next step should come soon.
+ */
+bool ksm_site_prune_step(bool again)
+{
+	unsigned int nr = ksm_site_nr_heirs(), freed;
+
+	again |= round.freed || time_after(jiffies, round.ended + KSM_PRUNE_WAIT);
+	if (!round.left && again) {
+		round.left = nr;
+		round.freed = 0;
+	}
+	round.left = min(round.left, nr);
+	nr = min(round.left, KSM_PRUNE_STEP);
+	if (!nr)
+		return false;
+	freed = nr - ksm_site_prune_heirs(nr, false);
+	round.freed += freed;
+	round.left -= nr;
+	if (!round.left)
+		round.ended = jiffies;
+	return freed * KSM_PRUNE_WORTH >= nr;
 }
 
 #ifdef CONFIG_KSM_DEBUG

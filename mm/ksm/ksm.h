@@ -661,10 +661,14 @@ bool ksm_site_reaches(const struct ksm_site *site, const struct vm_area_struct *
 
 /* ---- heir: who may map merged folios ---- */
 
+/* Nodes with heirs looked at under one hold of ksm_control. */
+#define KSM_PRUNE_STEP		64U
+
 struct ksm_site *ksm_site_inherit(struct ksm_stable *stable, const struct vm_area_struct *vma,
 				  unsigned long addr);
 void ksm_site_bequeath(struct ksm_site *site);
 unsigned int ksm_site_prune_heirs(unsigned int max, bool wait);
+bool ksm_site_prune_step(bool again);
 unsigned int ksm_site_nr_heirs(void);
 
 /* ---- change: dirty bits, and frames that come to be mapped by clean entries ---- */

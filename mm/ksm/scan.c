@@ -10,10 +10,10 @@
 
 #include "ksm.h"
 
-/* Nodes with heirs looked at between two passes. */
-#define KSM_PRUNE_NODES		1024
-/* And before each rest, as passes take long then. */
-#define KSM_PRUNE_REST		64
+/* Nodes with heirs looked at in a turn, as long as that frees some, if that scans less. */
+#define KSM_PRUNE_TURN		2048U
+/* Looked at each time where nothing is scanned, whether that frees some or not. */
+#define KSM_PRUNE_IDLE		1024U
 
 /* So many passes without somebody, and for so long, and the next one counts as whole. */
 #define KSM_BROKEN_PASSES	8
@@ -69,6 +69,7 @@ static struct {
 	unsigned long grown;		/* until then, in jiffies, growth does not count */
 	unsigned long rest;		/* after this turn, in jiffies, if nobody calls */
 	unsigned int pages;		/* pages_to_scan when the turn ended */
+	bool prune_soon;		/* there are heirs that are of no use any more */
 } scan = {
 	.wait = __WAIT_QUEUE_HEAD_INITIALIZER(scan.wait),
 };
@@ -253,7 +254,6 @@ static void end_pass(void)
 	ksm_advisor_end_pass();
 	trace_ksm_stop_scan(atomic_long_read(&ksm_stat.passes), ksm_stat_records());
 	atomic_long_inc(&ksm_stat.passes);
-	ksm_site_prune_heirs(KSM_PRUNE_NODES, false);
 }
 
 /*
@@ -365,6 +365,25 @@ static unsigned long rest_after(unsigned int pages)
 	return rest;
 }
 
+/*
+ * Looks at nodes with heirs, and at more of them as long as that frees some: a process
+ * that goes leaves many at once, and its relatives need none of them when they are gone.
+ * Returns whether to go on soon.
+ */
+static bool prune_some(unsigned int least, unsigned int most, bool again)
+{
+	unsigned int nr = 0;
+	bool worth = true;
+
+	while ((worth || nr < least) && nr < most && !freezing(current)) {
+		scoped_guard(mutex, &ksm_control)
+			worth = ksm_site_prune_step(!nr && (again || !scan.in_pass));
+		nr += KSM_PRUNE_STEP;
+		cond_resched();
+	}
+	return worth;
+}
+
 static void scan_turn(unsigned int pages)
 {
 	u64 budget = (u64)pages * KSM_COST_HASHED;
@@ -387,9 +406,8 @@ static void scan_turn(unsigned int pages)
 		/* An advisor's new one is for the next turn: that of this one is paid for. */
 		scan.pages = READ_ONCE(ksm_pages_to_scan);
 		scan.rest = rest_after(pages);
-		if (scan.rest)
-			ksm_site_prune_heirs(KSM_PRUNE_REST, false);
 	}
+	scan.prune_soon = prune_some(0, max(KSM_PRUNE_TURN, pages), false);
 }
 
 static bool scan_should_wake(void)
@@ -425,14 +443,36 @@ static void scan_idle(void)
 	scoped_guard(mutex, &ksm_control)
 		ksm_advisor_forget_pass();
 	while (!scan_should_wake()) {
+		unsigned int nr_heirs;
+
 		wait_event_freezable(scan.wait, scan_should_wake() || scan_has_leftovers());
 		if (scan_drop_sightings())
 			continue;
 		if (wait_event_freezable_timeout(scan.wait, scan_should_wake(), delay))
 			break;
-		guard(mutex)(&ksm_control);
-		ksm_registry_find_missed(false);
-		delay = ksm_site_prune_heirs(KSM_PRUNE_NODES, false) ? min(delay * 2, 64 * HZ) : HZ;
+		scoped_guard(mutex, &ksm_control)
+			ksm_registry_find_missed(false);
+		nr_heirs = ksm_site_nr_heirs();
+		prune_some(KSM_PRUNE_IDLE, UINT_MAX, true);
+		delay = ksm_site_nr_heirs() < nr_heirs ? HZ : min(delay * 2, 64 * HZ);
+	}
+}
+
+/* Where heirs have become useless ksmd only sleeps between looking at them. */
+static void scan_rest(int calls)
+{
+	unsigned long end = jiffies + scan.rest;
+	long left;
+
+	while ((left = end - jiffies) > 0) {
+		if (scan.prune_soon)
+			left = min_t(long, left, msecs_to_jiffies(ksm_scan_sleep_millisecs()));
+		if (wait_event_freezable_timeout(scan.wait, atomic_read(&scan.calls) != calls ||
+						 READ_ONCE(scan.news) ||
+						 READ_ONCE(ksm_pages_to_scan) != scan.pages, left))
+			break;
+		if (scan.prune_soon)
+			scan.prune_soon = prune_some(0, KSM_PRUNE_TURN, false);
 	}
 }
 
@@ -451,10 +491,7 @@ static void scan_sleep(void)
 	wait_event_freezable_timeout(scan.wait, atomic_read(&scan.calls) != calls,
 				     msecs_to_jiffies(ksm_scan_sleep_millisecs()));
 	if (scan.rest && atomic_read(&scan.calls) == calls)
-		wait_event_freezable_timeout(scan.wait, atomic_read(&scan.calls) != calls ||
-					     READ_ONCE(scan.news) ||
-					     READ_ONCE(ksm_pages_to_scan) != scan.pages,
-					     scan.rest);
+		scan_rest(calls);
 }
 
 static int ksmd(void *unused)

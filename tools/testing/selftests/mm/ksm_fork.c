@@ -364,6 +364,50 @@ TEST_F(family, forked_mappings_of_a_full_page_are_passed_over)
 	EXPECT_TRUE(ksm_check());
 }
 
+#define MANY	8192
+
+/* So many different pages, each of them twice. */
+static long job_fill_twins(struct ksm_worker *worker, long unused, long unused2, long unused3)
+{
+	ksm_fill(worker->map, MANY, SEED, 1);
+	ksm_fill(worker->map + MANY * psize(), MANY, SEED, 1);
+	return 0;
+}
+
+/*
+ * A child maps what its parent has merged, and ksmd never sees it: each place of the
+ * parent's leaves an heir. None is of use when the child is gone.
+ */
+TEST_F_TIMEOUT(family, heirs_go_soon_after_the_last_relative, 120)
+{
+	struct ksm_worker *worker = self->ksm.workers;
+	char *map = ksm_map_registered(1);
+	long profit;
+
+	ASSERT_NE(NULL, map);
+	ksm_fill(map, 1, SEED - 1, 0);
+	family = &self->ksm;
+	ASSERT_TRUE(ksm_fork_worker(&self->ksm, 0, NULL, 2 * MANY));
+	ASSERT_EQ(0, ksm_ask(&worker[0], job_fill_twins, 0, 0, 0));
+	ASSERT_EQ(0, ksm_ask(&worker[0], ksm_job_advise, MADV_MERGEABLE, 0, 0));
+	ASSERT_TRUE(ksm_pass_by(KSM_MERGE_PASSES));
+	ASSERT_EQ(MANY, ksm_get("pages_shared"));
+	ASSERT_EQ(1, ksm_ask(&worker[0], job_fork, 1, 0, 0));
+	ASSERT_TRUE(ksm_end_worker(&worker[0]));
+	ASSERT_TRUE(ksm_wait_until(!ksm_get("pages_shared"))) {
+		TH_LOG("%ld are shared, by %ld", ksm_get("pages_shared"),
+		       ksm_get("pages_sharing"));
+	}
+	EXPECT_TRUE(ksm_check());
+	ASSERT_TRUE(ksm_end_worker(&worker[1]));
+
+	/* A pass is one turn of ksmd here. Metadata counts as loss. */
+	ASSERT_TRUE(ksm_pass_by(3));
+	profit = ksm_get("general_profit");
+	ASSERT_TRUE(ksm_pass_by(3 * KSM_MERGE_PASSES));
+	EXPECT_EQ(profit, ksm_get("general_profit"));
+}
+
 /* Set in the environment of the program that replaces a worker. */
 #define AFTER_EXEC "KSM_FORK_AFTER_EXEC"
 
