@@ -2,10 +2,10 @@
 /*
  * What other features keep in page tables outlives merging and unmerging, and nothing of
  * it comes into being by them: protection keys, guard pages, write tracking by
- * PAGEMAP_SCAN, minor faults for a monitor, marks of pages that are swapped out, the
- * accessed bit, execute permission. ksm_uffd.c and ksm_zero_vm.c have the marks of
- * userfaultfd and soft-dirty tracking on pages in memory, ksm_flags.c what is kept in
- * VMAs.
+ * PAGEMAP_SCAN, minor faults for a monitor, marks of pages that are swapped out,
+ * accessed and dirty bits, execute permission. ksm_uffd.c and ksm_zero_vm.c have the
+ * marks of userfaultfd and soft-dirty tracking on pages in memory, ksm_flags.c what is
+ * kept in VMAs.
  */
 
 #define _GNU_SOURCE
@@ -455,6 +455,24 @@ static bool swap_out(char *map)
 {
 	return ksm_wait_until((ksm_write_text(GROUP "/memory.reclaim", "16M"),
 			       ksm_count_present(getpid(), map, PAGES) == 0));
+}
+
+/* Only the dirty bit says that they were written to after that. */
+TEST_F(pages, that_were_freed_lazily_and_written_to_are_not_lost)
+{
+	const char *why = enter_group();
+
+	if (why)
+		SKIP(return, "%s", why);
+	ASSERT_EQ(0, ksm_set("smart_scan", "1"));
+	ASSERT_EQ(0, madvise(self->map, BYTES, MADV_DONTNEED));
+	ksm_fill(self->map, PAGES, OTHER, 1);
+	ASSERT_EQ(0, madvise(self->map, BYTES, MADV_FREE));
+	ksm_fill(self->map, PAGES, OTHER, 1);
+	ASSERT_TRUE(ksm_merge_all());
+	ASSERT_EQ(0, ksm_set("run", "0"));
+	ASSERT_TRUE(swap_out(self->map));
+	EXPECT_EQ(-1, ksm_first_wrong(self->map, PAGES, OTHER, 1));
 }
 
 #define EXPECT_HALVES_MARKED(map)						\
