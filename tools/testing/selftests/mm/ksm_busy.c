@@ -21,7 +21,6 @@
 #define BUSY_PASSES	6
 #define SETTLED_PASSES	6
 #define TWINS		64
-#define TIMEOUT		120		/* seconds */
 #define MAP_MILLISECS	5000		/* a slow machine needs no larger mapping */
 
 FIXTURE(busy)
@@ -208,7 +207,7 @@ static long job_map_twins(struct ksm_worker *worker, long unused, long unused2, 
 	return 0;
 }
 
-TEST_F_TIMEOUT(busy, has_its_pages_merged_when_it_comes_to_rest, TIMEOUT)
+TEST_F(busy, has_its_pages_merged_when_it_comes_to_rest)
 {
 	const long threads = variant->threads, pauses = variant->pauses;
 	const long millisecs = variant->millisecs;

@@ -371,7 +371,7 @@ FIXTURE_TEARDOWN_PARENT(changed)
 	EXPECT_TRUE(ksm_end(&self->ksm));
 }
 
-TEST_F_TIMEOUT(changed, settled_page_merges_with_its_settled_twin, 90)
+TEST_F(changed, settled_page_merges_with_its_settled_twin)
 {
 	struct settled *settled = &self->settled;
 	const size_t all = settled_nr_changed(settled);
@@ -397,7 +397,7 @@ TEST_F_TIMEOUT(changed, settled_page_merges_with_its_settled_twin, 90)
 }
 
 /* Now ksmd may be anywhere in a pass; passes that are under way do not count. */
-TEST_F_TIMEOUT(changed, page_merges_and_parts_while_ksmd_runs, 120)
+TEST_F(changed, page_merges_and_parts_while_ksmd_runs)
 {
 	struct settled *settled = &self->settled;
 	const struct settled_way store = { .job = settled_job_store };

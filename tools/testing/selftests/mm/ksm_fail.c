@@ -135,7 +135,7 @@ do {										\
 } while (0)
 
 /* ksmd alone lacks memory. Then it has it again. */
-TEST_F_TIMEOUT(failing, ksmd_merges_later_what_it_could_not_merge, 120)
+TEST_F(failing, ksmd_merges_later_what_it_could_not_merge)
 {
 	ASSERT_EQ(0, ksm_mergeable(self->map, PAGES));
 	ASSERT_EQ(0, ksm_mergeable(self->twin, PAGES));
@@ -155,7 +155,7 @@ TEST_F_TIMEOUT(failing, ksmd_merges_later_what_it_could_not_merge, 120)
 }
 
 /* Who has no memory to unmerge is told, and may try again. */
-TEST_F_TIMEOUT(failing, unmerging_says_that_it_failed, 120)
+TEST_F(failing, unmerging_says_that_it_failed)
 {
 	unsigned int failed = 0, done = 0;
 	int run = open("/sys/kernel/mm/ksm/run", O_WRONLY);
@@ -191,7 +191,7 @@ TEST_F_TIMEOUT(failing, unmerging_says_that_it_failed, 120)
 }
 
 /* A call that fails leaves nothing behind; in the end one succeeds. */
-TEST_F_TIMEOUT(failing, registering_fails_or_is_done, 120)
+TEST_F(failing, registering_fails_or_is_done)
 {
 	unsigned int failed = 0;
 	int error = -1;
@@ -229,7 +229,7 @@ static int fork_and_look(const char *map, const char *twin)
 	return !WIFEXITED(status) || WEXITSTATUS(status);
 }
 
-TEST_F_TIMEOUT(failing, forks_of_merged_memory_fail_or_are_whole, 120)
+TEST_F(failing, forks_of_merged_memory_fail_or_are_whole)
 {
 	unsigned int whole = 0, i;
 

@@ -571,7 +571,7 @@ static void live_and_die(unsigned int number)
 	_exit(0);
 }
 
-TEST_F_TIMEOUT(family, exit_at_any_moment_leaves_nothing, 120)
+TEST_F(family, exit_at_any_moment_leaves_nothing)
 {
 	const unsigned int lives = 400, at_once = 8;
 	char *map = ksm_map_registered(PAGES);

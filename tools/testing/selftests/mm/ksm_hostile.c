@@ -29,7 +29,6 @@
 #define SEED		1000
 #define NOBODY		65534
 
-#define TIMEOUT		120	/* seconds */
 
 /* Within so many passes equal pages merge, whatever others do. */
 #define MOST_PASSES	(4 * KSM_MERGE_PASSES)
@@ -167,7 +166,7 @@ static unsigned int wait_until_merged(const char *map)
 }
 
 /* It may cost a page some more passes that a partner has just gone. */
-TEST_F_TIMEOUT(loop, of_registering_does_not_keep_others_from_merging, TIMEOUT)
+TEST_F(loop, of_registering_does_not_keep_others_from_merging)
 {
 	long before[KSM_MAX_WORKERS];
 
@@ -299,7 +298,7 @@ FIXTURE_TEARDOWN_PARENT(writer)
  * candidate when it is made a merged page; what is equal is compared before and
  * after nobody can write to it any more.
  */
-TEST_F_TIMEOUT(writer, in_time_costs_a_bounded_amount_of_work, TIMEOUT)
+TEST_F(writer, in_time_costs_a_bounded_amount_of_work)
 {
 	const long total = 3 * PAGES, passes = 16;
 	long hashed = ksm_number_in(COUNTS, "pages_hashed"), scans;

@@ -288,7 +288,7 @@ do {									\
 	EXPECT_CONTENT(map, seed);					\
 } while (0)
 
-TEST_F_TIMEOUT(block, merged_pages_move_out_and_are_still_found, 120)
+TEST_F(block, merged_pages_move_out_and_are_still_found)
 {
 	char *map = merge_inside(&self->block, SEED), *twins;
 
@@ -315,7 +315,7 @@ TEST_F_TIMEOUT(block, merged_pages_move_out_and_are_still_found, 120)
 	EXPECT_CONTENT(map, SEED);
 }
 
-TEST_F_TIMEOUT(block, pages_of_a_child_that_ksm_knows_nothing_of_move_too, 120)
+TEST_F(block, pages_of_a_child_that_ksm_knows_nothing_of_move_too)
 {
 	char *map = merge_inside(&self->block, SEED);
 	struct ksm_worker *worker = self->ksm.workers;
@@ -336,7 +336,7 @@ TEST_F_TIMEOUT(block, pages_of_a_child_that_ksm_knows_nothing_of_move_too, 120)
 	EXPECT_MERGED_OUTSIDE(&self->block, map, SEED);
 }
 
-TEST_F_TIMEOUT(block, candidates_move_out_and_find_partners, 120)
+TEST_F(block, candidates_move_out_and_find_partners)
 {
 	char *map = map_inside(&self->block), *twins;
 
@@ -361,7 +361,7 @@ TEST_F_TIMEOUT(block, candidates_move_out_and_find_partners, 120)
 }
 
 /* Nothing tells KSM that merged pages are freed, and ksmd is off and cannot see it. */
-TEST_F_TIMEOUT(block, merged_pages_that_were_freed_do_no_harm_in_the_block, 120)
+TEST_F(block, merged_pages_that_were_freed_do_no_harm_in_the_block)
 {
 	char *map = merge_inside(&self->block, SEED);
 
@@ -404,7 +404,7 @@ static long job_rewrite(struct ksm_worker *worker, long unused, long seed, long 
 	return wrong;
 }
 
-TEST_F_TIMEOUT(block, cycles_lose_nothing_while_ksmd_runs_and_pages_are_written, 240)
+TEST_F(block, cycles_lose_nothing_while_ksmd_runs_and_pages_are_written)
 {
 	struct ksm_worker *worker = self->ksm.workers;
 	char *map[CYCLES];
@@ -434,7 +434,7 @@ TEST_F_TIMEOUT(block, cycles_lose_nothing_while_ksmd_runs_and_pages_are_written,
 }
 
 /* A page that a pipe holds cannot move, so that the block cannot go offline. */
-TEST_F_TIMEOUT(block, ksmd_goes_on_after_offlining_was_given_up, 120)
+TEST_F(block, ksmd_goes_on_after_offlining_was_given_up)
 {
 	char *map = merge_inside(&self->block, SEED), *twins;
 	char *held = map_inside(&self->block);
@@ -463,7 +463,7 @@ TEST_F_TIMEOUT(block, ksmd_goes_on_after_offlining_was_given_up, 120)
 	EXPECT_EQ(PAGES, ksm_get("pages_shared"));
 }
 
-TEST_F_TIMEOUT(block, pages_kept_apart_by_node_are_found_on_the_node_they_went_to, 120)
+TEST_F(block, pages_kept_apart_by_node_are_found_on_the_node_they_went_to)
 {
 	char *map, *twins[2];
 	int node[2];

@@ -292,7 +292,7 @@ static bool join_reader(struct reader *reader, pthread_t thread)
 	return !pthread_join(thread, NULL) && !reader->failed;
 }
 
-TEST_F_TIMEOUT(settled_guest, merges_while_it_reads_in_all_its_memory_all_the_time, 120)
+TEST_F(settled_guest, merges_while_it_reads_in_all_its_memory_all_the_time)
 {
 	struct reader reader = { .guest = &self->guest, .pages = self->pages };
 	pthread_t thread;

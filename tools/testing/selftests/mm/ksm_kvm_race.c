@@ -17,7 +17,6 @@
 
 /* Enough has happened when merged pages were copied so many times. */
 #define ENOUGH_COPIES	500
-#define LIMIT_MILLISECS	60000
 
 /* ksmd runs; @twin is the host's own and has one page of each content. */
 FIXTURE(busy_guest)
@@ -122,16 +121,17 @@ static bool guest_and_host_agree(struct ksm_guest *guest, const unsigned char *h
 	return true;
 }
 
-TEST_F_TIMEOUT(busy_guest, and_host_always_read_what_either_wrote_last, 120)
+TEST_F(busy_guest, and_host_always_read_what_either_wrote_last)
 {
-	uint64_t limit = ksm_now_millisecs() + LIMIT_MILLISECS;
-	long before = ksm_vmstat("cow_ksm");
+	long before = ksm_vmstat("cow_ksm"), copies;
+	struct ksm_wait wait = { 0 };
 	unsigned char holds[PAGES];
 	unsigned int random = 1;
 
 	ASSERT_TRUE(guest_fills(&self->guest, 0, PAGES, SEED, 0));
 	memset(holds, 0, sizeof(holds));
-	while (ksm_vmstat("cow_ksm") < before + ENOUGH_COPIES && ksm_now_millisecs() < limit) {
+	while ((copies = ksm_vmstat("cow_ksm")) < before + ENOUGH_COPIES &&
+	       ksm_may_wait(&wait, copies)) {
 		for (unsigned int i = 0; i < 100; i++) {
 			unsigned int what, where;
 
@@ -164,21 +164,22 @@ static bool guest_counts(struct ksm_guest *guest, size_t word)
 	return guest_run(guest, &regs);
 }
 
-TEST_F_TIMEOUT(busy_guest, loses_no_count_on_pages_that_merge_between_two_counts, 120)
+TEST_F(busy_guest, loses_no_count_on_pages_that_merge_between_two_counts)
 {
 	const size_t words = psize() / sizeof(uint32_t);
-	uint64_t limit = ksm_now_millisecs() + LIMIT_MILLISECS;
-	long before = ksm_vmstat("cow_ksm");
+	long before = ksm_vmstat("cow_ksm"), copies = before;
+	struct ksm_wait wait = { 0 };
 	uint32_t counts[4] = { 0 };
 
 	memset(self->ram, 0, PAGES * psize());
-	for (size_t round = 0; ksm_now_millisecs() < limit; round++) {
+	for (size_t round = 0; ksm_may_wait(&wait, copies); round++) {
 		ASSERT_TRUE(guest_counts(&self->guest, round % 4 * (words / 4)));
 		counts[round % 4]++;
 		/* Every now and then some of them get the time to merge. */
 		if (round % 50 == 0)
 			ASSERT_TRUE(ksm_wait_until(ksm_get("pages_sharing") > 0));
-		if (ksm_vmstat("cow_ksm") >= before + ENOUGH_COPIES)
+		copies = ksm_vmstat("cow_ksm");
+		if (copies >= before + ENOUGH_COPIES)
 			break;
 	}
 	EXPECT_GE(ksm_vmstat("cow_ksm"), before + ENOUGH_COPIES);
@@ -215,7 +216,7 @@ static unsigned long rounds_of(struct reader *reader)
 	return __atomic_load_n(&reader->rounds, __ATOMIC_RELAXED);
 }
 
-TEST_F_TIMEOUT(busy_guest, reads_the_same_while_pages_merge_and_unmerge_under_it, 120)
+TEST_F(busy_guest, reads_the_same_while_pages_merge_and_unmerge_under_it)
 {
 	struct reader reader = { .guest = &self->guest, .wrong = -1 };
 	pthread_t thread;

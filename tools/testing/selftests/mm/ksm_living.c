@@ -45,15 +45,19 @@ FIXTURE_TEARDOWN_PARENT(living)
 	EXPECT_TRUE(ksm_end(&self->ksm));
 }
 
-/* Pages that differ, all settled; ksmd is slow from then on. */
-static char *map_settled(size_t room, size_t pages, long pages_to_scan, long sleep)
+/* What was settled lately keeps ksmd in a hurry for some passes. */
+#define HURRIED_PASSES	4
+
+/* Pages that differ, all settled; ksmd is slow and in no hurry from then on. */
+static char *map_settled(size_t pages, long pages_to_scan, long sleep)
 {
-	char *map = ksm_map_registered(room);
+	char *map = ksm_map_registered(pages);
 
 	if (!map)
 		return NULL;
 	ksm_fill(map, pages, SEED, 1);
 	if (!ksm_merge_all() || !ksm_wait_until(ksm_get("pages_unshared") == (long)pages) ||
+	    !ksm_wait_passes(HURRIED_PASSES) ||
 	    ksm_set_number("pages_to_scan", pages_to_scan) ||
 	    ksm_set_number("sleep_millisecs", sleep))
 		return NULL;
@@ -63,63 +67,90 @@ static char *map_settled(size_t room, size_t pages, long pages_to_scan, long sle
 TEST_F(living, pass_over_still_memory_takes_as_long_as_the_settings_say)
 {
 	const long pages = 4000, batch = 100, sleep = 10;
-	char *map = map_settled(pages, pages, batch, sleep);
+	char *map = map_settled(pages, batch, sleep);
 	uint64_t start;
 	long scans;
 
 	ASSERT_NE(NULL, map);
-	/* What was settled lately keeps it in a hurry for some passes. */
-	ASSERT_TRUE(ksm_wait_passes(4));
 	scans = ksm_get("full_scans");
-	start = ksm_now_millisecs();
+	start = ksm_tick_millisecs();
 	ASSERT_TRUE(ksm_wait_until(ksm_get("full_scans") >= scans + 3));
-	EXPECT_GE(ksm_now_millisecs() - start, 2 * pages / batch * sleep * 9 / 10);
+	EXPECT_GE(ksm_tick_millisecs() - start, 2 * pages / batch * sleep * 9 / 10);
 	EXPECT_EQ(-1, ksm_first_wrong(map, pages, SEED, 1));
+}
+
+/* How often ksmd has gone to sleep. */
+static long sleeps(void)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/status", ksm_ksmd());
+	return ksm_number_in(path, "voluntary_ctxt_switches");
 }
 
 TEST_F(living, without_a_sleep_there_is_no_rest)
 {
-	const long pages = 4000;
-	char *map = map_settled(pages, pages, 1, 0);
-	long scans;
+	const long pages = 4000, passes = 20;
+	char *map = map_settled(pages, 1, 0);
+	long scans, slept;
 
 	ASSERT_NE(NULL, map);
-	/* Each turn passes over 64 pages at most, so a rest would take minutes. */
 	scans = ksm_get("full_scans");
-	EXPECT_TRUE(ksm_wait_until(ksm_get("full_scans") > scans + 20));
+	slept = sleeps();
+	ASSERT_TRUE(ksm_wait_until(ksm_get("full_scans") > scans + passes));
+	/* Each turn passes over 64 pages at most. */
+	EXPECT_LT(sleeps() - slept, passes * pages / 64 / 8);
 	EXPECT_EQ(-1, ksm_first_wrong(map, pages, SEED, 1));
 }
 
-/* A pass without hurry would take longer than is waited for here; two are needed. */
+/*
+ * Settled memory of one process, and new pages of another, which is scanned first. A ksmd
+ * that comes to them by chance hurries when that pass is over, and no sleep in it is
+ * shorter than the settings say.
+ */
+#define CALM_PAGES	40960
+#define CALM_TO_SCAN	100
+#define CALM_SLEEP	100
+#define CALM_PASS	(CALM_PAGES / CALM_TO_SCAN * CALM_SLEEP * 9 / 10)
+#define CALM_TWINS	256
+
+static void fill_and_wait(struct __test_metadata *_metadata, struct ksm_worker *late,
+			  const char *map, bool is_offered)
+{
+	uint64_t start = ksm_now_millisecs();
+
+	ASSERT_EQ(0, ksm_ask(late, ksm_job_fill, SEED, 1, 0));
+	ASSERT_TRUE(is_offered || !ksm_ask(late, ksm_job_advise, MADV_MERGEABLE, 0, 0));
+	EXPECT_TRUE(ksm_wait_until(ksm_count_merged(late->pid, late->map, CALM_TWINS) ==
+				   CALM_TWINS));
+	TH_LOG("merged after %llu ms", (unsigned long long)(ksm_now_millisecs() - start));
+	EXPECT_LT(ksm_now_millisecs() - start, CALM_PASS);
+	EXPECT_EQ(CALM_TWINS, ksm_count_merged(getpid(), map, CALM_PAGES));
+	EXPECT_EQ(-1, ksm_first_wrong(map, CALM_PAGES, SEED, 1));
+	EXPECT_EQ(-1, ksm_ask(late, ksm_job_first_wrong, SEED, 1, 0));
+}
+
 TEST_F(living, offering_memory_ends_the_rest)
 {
-	const size_t pages = 4096, twins = 64;
-	char *map = map_settled(pages, pages, 10, 50);
-	char *late = ksm_map_pages(twins);
+	struct ksm_worker *late = &self->ksm.workers[0];
+	char *map;
 
+	ASSERT_TRUE(ksm_fork_worker(&self->ksm, 0, NULL, CALM_TWINS));
+	map = map_settled(CALM_PAGES, CALM_TO_SCAN, CALM_SLEEP);
 	ASSERT_NE(NULL, map);
-	ASSERT_NE(NULL, late);
-	ksm_fill(late, twins, SEED, 1);
-	ASSERT_EQ(0, ksm_mergeable(late, twins));
-	EXPECT_TRUE(ksm_wait_until(merged(late, twins) == twins));
-	EXPECT_EQ(twins, merged(map, pages));
-	EXPECT_EQ(-1, ksm_first_wrong(map, pages, SEED, 1));
-	EXPECT_EQ(-1, ksm_first_wrong(late, twins, SEED, 1));
+	fill_and_wait(_metadata, late, map, false);
 }
 
 TEST_F(living, memory_that_grows_ends_the_rest)
 {
-	const size_t pages = 4096, twins = pages / 6;
-	char *map = map_settled(pages + twins, pages, 20, 40);
-	char *late;
+	struct ksm_worker *late = &self->ksm.workers[0];
+	char *map;
 
+	ASSERT_TRUE(ksm_fork_worker(&self->ksm, 0, NULL, CALM_TWINS));
+	ASSERT_EQ(0, ksm_ask(late, ksm_job_advise, MADV_MERGEABLE, 0, 0));
+	map = map_settled(CALM_PAGES, CALM_TO_SCAN, CALM_SLEEP);
 	ASSERT_NE(NULL, map);
-	late = map + pages * psize();
-	ksm_fill(late, twins, SEED, 1);
-	EXPECT_TRUE(ksm_wait_until(merged(late, twins) == twins));
-	EXPECT_EQ(twins, merged(map, pages));
-	EXPECT_EQ(-1, ksm_first_wrong(map, pages, SEED, 1));
-	EXPECT_EQ(-1, ksm_first_wrong(late, twins, SEED, 1));
+	fill_and_wait(_metadata, late, map, true);
 }
 
 /* Pages of two places, alike in both, that are rewritten every few milliseconds. */
@@ -127,7 +158,7 @@ struct restless {
 	char *map;
 	size_t pages;		/* in each place */
 	uint64_t last;		/* when they were rewritten */
-	unsigned int gaps;	/* how often they were left alone for long */
+	unsigned int gaps;	/* how often they were left alone for so long as to be scanned */
 	uint64_t content;
 };
 
@@ -137,12 +168,12 @@ static void rewrite(struct restless *restless)
 
 	if (now - restless->last < 20)
 		return;
-	restless->gaps += now - restless->last > 4 * UNIT_MILLISECS;
-	restless->last = now;
 	restless->content += restless->pages;
 	for (unsigned int i = 0; i < 2; i++)
 		ksm_fill(restless->map + i * restless->pages * psize(), restless->pages,
 			 restless->content, 1);
+	restless->gaps += ksm_now_millisecs() - restless->last > UNIT_MILLISECS;
+	restless->last = now;
 }
 
 TEST_F(living, pages_rewritten_soon_are_left_alone_until_they_come_to_rest)

@@ -549,7 +549,7 @@ TEST_F(full_group, does_not_hold_up_run_2)
 	uint64_t start = ksm_now_millisecs();
 	int result = ksm_set("run", "2");
 
-	EXPECT_LE(ksm_now_millisecs() - start, KSM_WAIT_SECONDS * 1000);
+	EXPECT_LE(ksm_now_millisecs() - start, KSM_STILL_SECONDS * 1000);
 	EXPECT_TRUE(!result || result == -ENOMEM || result == -EINTR);
 	EXPECT_EQ(result ? 0 : 2, ksm_get("run"));
 	if (!result) {

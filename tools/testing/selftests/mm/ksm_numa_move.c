@@ -267,7 +267,7 @@ static int home(unsigned int round, unsigned int group)
 	return (group ? round / 2 : round) % 2;
 }
 
-TEST_F_TIMEOUT(moved, back_and_forth_while_ksmd_runs_loses_nothing, 120)
+TEST_F(moved, back_and_forth_while_ksmd_runs_loses_nothing)
 {
 	char *twin[2], *(*map)[PLACES] = self->map;
 

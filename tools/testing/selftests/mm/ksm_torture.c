@@ -38,9 +38,6 @@
 #define DEFAULT_WORKERS	4
 #define TOLD_SECONDS	10	/* between two lines */
 
-/* Without any operation for so long something hangs. */
-#define HANG_SECONDS	60
-
 #define LAST_PASSES	2
 
 /* At one point in so many the kernel waits, or pretends that something failed. */
@@ -300,9 +297,9 @@ static void look_after(bool (*done)(uint64_t start), uint64_t start)
 		if (torture->ops != ops) {
 			ops = torture->ops;
 			moved = now;
-		} else if (now >= moved + HANG_SECONDS * 1000) {
+		} else if (now >= moved + KSM_STILL_SECONDS * 1000) {
 			list_procs();
-			torture_fail("no operation for %d s; seed %llu", HANG_SECONDS,
+			torture_fail("no operation for %d s; seed %llu", KSM_STILL_SECONDS,
 				     (unsigned long long)torture->seed);
 		}
 		ksm_pause();
@@ -313,7 +310,7 @@ static void look_after(bool (*done)(uint64_t start), uint64_t start)
 
 static void end_helpers(void)
 {
-	uint64_t limit = ksm_now_millisecs() + HANG_SECONDS * 1000;
+	uint64_t limit = ksm_now_millisecs() + KSM_STILL_SECONDS * 1000;
 
 	for (size_t i = 0; i < ARRAY_SIZE(helpers); i++) {
 		if (!helpers[i])
@@ -366,7 +363,7 @@ static unsigned int count_procs(void)
 /* They look at all their pages once more before they go. */
 static void end_workers(void)
 {
-	uint64_t limit = ksm_now_millisecs() + HANG_SECONDS * 1000;
+	uint64_t limit = ksm_now_millisecs() + KSM_STILL_SECONDS * 1000;
 
 	if (torture_runs())
 		torture->state = TORTURE_STOPS;

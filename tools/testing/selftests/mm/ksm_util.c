@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Settings, waiting, memory and workers; see ksm_util.h. */
+/* Settings, memory and workers; see ksm_util.h. */
 
 #define _GNU_SOURCE
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -21,8 +20,6 @@
 
 #define KSM_DIR "/sys/kernel/mm/ksm/"
 #define KSM_CHECK "/sys/kernel/debug/ksm/check"
-
-#define HOUR	(3600 * 1000)	/* as sleep_millisecs */
 
 /*
  * What tests run with, so that the number of passes until pages merge can be
@@ -218,113 +215,6 @@ bool ksm_end(struct ksm_test *test)
 	return good;
 }
 
-void ksm_pause(void)
-{
-	const struct timespec millisec = { .tv_nsec = 1000000 };
-
-	nanosleep(&millisec, NULL);
-}
-
-uint64_t ksm_now_millisecs(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000ULL + now.tv_nsec / 1000000;
-}
-
-/**
- * ksm_wait_passes - wait for full passes that begin from now on
- * @passes: how many
- *
- * Return: whether they came to an end within the limit, and the checker is content.
- */
-bool ksm_wait_passes(unsigned int passes)
-{
-	long first = ksm_get("full_scans");
-
-	/* The pass that is under way does not count. */
-	return ksm_wait_until(ksm_get("full_scans") > first + (long)passes) && ksm_check();
-}
-
-static char ksmd_state_in(int pid)
-{
-	char path[64], text[64], state = '\0';
-
-	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
-	if (!ksm_read_text(path, text, sizeof(text)))
-		sscanf(text, "%*d (ksmd) %c", &state);
-	return state;
-}
-
-/**
- * ksm_ksmd - find the scanner
- *
- * Return: ksmd's PID, or 0.
- */
-pid_t ksm_ksmd(void)
-{
-	static pid_t pid;
-	struct dirent *entry;
-	DIR *proc;
-
-	if (pid)
-		return pid;
-	proc = opendir("/proc");
-	while (proc && !pid && (entry = readdir(proc))) {
-		if (ksmd_state_in(atoi(entry->d_name)))
-			pid = atoi(entry->d_name);
-	}
-	if (proc)
-		closedir(proc);
-	return pid;
-}
-
-/* How ksmd is, as in /proc/PID/stat: 'S' when it waits to be called. */
-static char ksmd_state(void)
-{
-	return ksm_ksmd() ? ksmd_state_in(ksm_ksmd()) : '\0';
-}
-
-/**
- * ksm_one_pass - let ksmd make one pass and no more
- *
- * A turn is long enough for a pass and ends with it. Then ksmd sleeps for an hour,
- * or until its settings change, which is how it is called for the next. Not to be
- * mixed with ksm_wait_passes(). Something must be registered.
- *
- * Return: whether just one pass came to an end.
- */
-bool ksm_one_pass(void)
-{
-	long scans = ksm_get("full_scans");
-	int error = 0;
-
-	/* Else the call might be missed. */
-	if (!ksm_wait_until(ksmd_state() == 'S'))
-		return false;
-	if (ksm_get("run") != 1)
-		error = ksm_set_number("pages_to_scan", UINT_MAX);
-	error = error ? error : ksm_set_number("sleep_millisecs", HOUR);
-	if (!error && ksm_get("run") != 1)
-		error = ksm_set("run", "1");
-	return !error && ksm_wait_until(ksm_get("full_scans") > scans && ksmd_state() == 'S') &&
-	       ksm_get("full_scans") == scans + 1;
-}
-
-bool ksm_pass_by(unsigned int passes)
-{
-	while (passes--)
-		if (!ksm_one_pass())
-			return false;
-	return ksm_check();
-}
-
-bool ksm_merge_all(void)
-{
-	return !ksm_set("run", "1") && ksm_wait_passes(KSM_MERGE_PASSES);
-}
-
 char *ksm_map_pages(size_t pages)
 {
 	char *map = mmap(NULL, pages * psize(), PROT_READ | PROT_WRITE,
@@ -512,23 +402,46 @@ long ksm_send(struct ksm_worker *worker, ksm_job job, long a, long b, long c)
 	return sem_post(&worker->asked) ? -errno : 0;
 }
 
-/**
- * ksm_receive - wait until a worker has done what it was asked to do
- * @worker: the worker
- *
- * Return: what the job returned, or -ETIMEDOUT.
- */
-long ksm_receive(struct ksm_worker *worker)
+static bool answers_in_time(struct ksm_worker *worker)
 {
 	struct timespec limit;
 
 	clock_gettime(CLOCK_REALTIME, &limit);
-	limit.tv_sec += KSM_WAIT_SECONDS;
-	while (sem_timedwait(&worker->answered, &limit)) {
+	limit.tv_sec += KSM_STILL_SECONDS;
+	while (sem_timedwait(&worker->answered, &limit))
 		if (errno != EINTR)
-			return -errno;
-	}
-	return worker->result;
+			return false;
+	return true;
+}
+
+/* Of a process; -1 if there is none. */
+static long cpu_millisecs(pid_t pid)
+{
+	struct timespec spent;
+	clockid_t clock;
+
+	if (clock_getcpuclockid(pid, &clock) || clock_gettime(clock, &spent))
+		return -1;
+	return spent.tv_sec * 1000 + spent.tv_nsec / 1000000;
+}
+
+/**
+ * ksm_receive - wait until a worker has done what it was asked to do
+ * @worker: the worker
+ *
+ * Return: what the job returned, or -ETIMEDOUT if the worker does not get on.
+ */
+long ksm_receive(struct ksm_worker *worker)
+{
+	long spent = -1, before;
+
+	do {
+		before = spent;
+		if (answers_in_time(worker))
+			return worker->result;
+		spent = cpu_millisecs(worker->pid);
+	} while (spent > before);
+	return -ETIMEDOUT;
 }
 
 long ksm_ask(struct ksm_worker *worker, ksm_job job, long a, long b, long c)
@@ -556,7 +469,7 @@ bool ksm_end_worker(struct ksm_worker *worker)
 		gone = errno == ESRCH;
 	} else {
 		kill(worker->pid, SIGKILL);
-		gone = poll(&end, 1, KSM_WAIT_SECONDS * 1000) == 1;
+		gone = poll(&end, 1, KSM_STILL_SECONDS * 1000) == 1;
 		if (!gone)
 			fprintf(stderr, "# worker %d does not die\n", worker->pid);
 		close(end.fd);

@@ -21,8 +21,22 @@
 /* Likewise of passes that are in no hurry, as most are where nothing happens. */
 #define KSM_REFRESH_CALM	64
 
-/* Every wait gives up after so many seconds. */
-#define KSM_WAIT_SECONDS	20
+/*
+ * A slow or busy machine is no failure of KSM: what is waited for is given up when
+ * nothing has moved for so long ...
+ */
+#define KSM_STILL_SECONDS	120
+
+/* ... or when there were so many passes without it, and time enough for any back-off. */
+#define KSM_VAIN_PASSES		1000
+#define KSM_VAIN_SECONDS	20
+
+/* The harness ends a test after so many seconds, so that one that hangs is named. */
+#define KSM_TEST_SECONDS	1200
+#ifdef TEST_TIMEOUT_DEFAULT
+#undef TEST_TIMEOUT_DEFAULT
+#define TEST_TIMEOUT_DEFAULT	KSM_TEST_SECONDS
+#endif
 
 /* That nothing happens can only be seen by looking on for a while. */
 #define KSM_QUIET_MILLISECS	200
@@ -82,9 +96,29 @@ int ksm_set_number(const char *name, unsigned long value);
 int ksm_get_text(const char *name, char *text, size_t size);
 long ksm_get(const char *name);
 
+/**
+ * struct ksm_wait - what was seen while something was waited for; begins as all zero
+ * @begun: when, in milliseconds
+ * @looked: when ksmd's counters were read last
+ * @moved: when they were seen to have moved last
+ * @scans: full_scans at the beginning
+ * @scanned: pages_scanned when they were read last
+ * @own: the caller's own figure, likewise
+ */
+struct ksm_wait {
+	uint64_t begun;
+	uint64_t looked;
+	uint64_t moved;
+	long scans;
+	long scanned;
+	long own;
+};
+
 /* Waiting. */
 void ksm_pause(void);
 uint64_t ksm_now_millisecs(void);
+uint64_t ksm_tick_millisecs(void);
+bool ksm_may_wait(struct ksm_wait *wait, long own);
 bool ksm_wait_passes(unsigned int passes);
 pid_t ksm_ksmd(void);
 bool ksm_one_pass(void);
@@ -92,10 +126,10 @@ bool ksm_pass_by(unsigned int passes);
 
 #define ksm_wait_until(condition)					\
 ({									\
-	uint64_t __end = ksm_now_millisecs() + KSM_WAIT_SECONDS * 1000;	\
+	struct ksm_wait __wait = { 0 };					\
 	bool __met;							\
 									\
-	while (!(__met = (condition)) && ksm_now_millisecs() < __end)	\
+	while (!(__met = (condition)) && ksm_may_wait(&__wait, 0))	\
 		ksm_pause();						\
 	__met;								\
 })

@@ -404,7 +404,7 @@ static long job_churn(struct ksm_worker *worker, long rounds, long seed, long un
 	return -1;
 }
 
-TEST_F_TIMEOUT(empty_pages, are_counted_right_while_many_fork_and_exit, 120)
+TEST_F(empty_pages, are_counted_right_while_many_fork_and_exit)
 {
 	struct ksm_worker *worker = self->ksm.workers;
 	const unsigned int count = 4;
