@@ -398,7 +398,8 @@ struct folio *ksm_lock_small_folio(struct page *page)
 	}
 	if (!folio_test_large(folio))
 		return folio;
-	if (split_huge_page(page))
+	/* Whether zero pages are put, and how many at a time, is for settings to say. */
+	if (split_huge_page_keep_empty(page))
 		goto unlock;
 	return page_folio(page);
 unlock:

@@ -123,6 +123,63 @@ TEST_F(huge_page, merges_page_by_page_with_another)
 	EXPECT_EQ(-1, ksm_first_wrong(other, self->pages, SEED, 1));
 }
 
+/* How many zero pages are mapped in place of pages of one's own? */
+static size_t count_zero_pages(const char *map, size_t pages)
+{
+	size_t count = 0;
+
+	for (size_t i = 0; i < pages; i++) {
+		unsigned long pfn = ksm_pfn(getpid(), map + i * psize());
+
+		count += pfn && (ksm_page_flags(pfn) & KPF_ZERO_PAGE);
+	}
+	return count;
+}
+
+/* The second half is empty, and a page of the first has a twin. */
+static void half_empty(FIXTURE_DATA(huge_page) *self)
+{
+	memset(self->map + self->size / 2, 0, self->size / 2);
+	ksm_fill(self->small, 1, SEED + 3, 0);
+}
+
+static bool is_empty(const char *map, size_t size)
+{
+	return !*map && !memcmp(map, map + 1, size - 1);
+}
+
+TEST_F(huge_page, that_is_split_keeps_its_empty_pages_if_no_zero_pages_are_wanted)
+{
+	half_empty(self);
+	ASSERT_EQ(0, ksm_set("use_zero_pages", "0"));
+	ASSERT_TRUE(ksm_merge_all());
+	ASSERT_FALSE(ksm_is_huge(self->map, self->size));
+	EXPECT_EQ(0, ksm_get("ksm_zero_pages"));
+	EXPECT_EQ(0, count_zero_pages(self->map, self->pages));
+	EXPECT_TRUE(ksm_wait_until(ksm_get("pages_sharing") == (long)self->pages / 2));
+	EXPECT_EQ(2, ksm_get("pages_shared"));
+	EXPECT_EQ(-1, ksm_first_wrong(self->map, self->pages / 2, SEED, 1));
+	EXPECT_TRUE(is_empty(self->map + self->size / 2, self->size / 2));
+}
+
+TEST_F(huge_page, that_is_split_has_all_its_zero_pages_counted)
+{
+	const long empty = self->pages / 2;
+
+	half_empty(self);
+	ASSERT_EQ(0, ksm_set("use_zero_pages", "1"));
+	ASSERT_TRUE(ksm_merge_all());
+	EXPECT_TRUE(ksm_wait_until(ksm_get("ksm_zero_pages") == empty));
+	EXPECT_EQ(empty, ksm_proc_stat(getpid(), "ksm_zero_pages"));
+	EXPECT_EQ(empty, count_zero_pages(self->map, self->pages));
+	EXPECT_EQ(-1, ksm_first_wrong(self->map, self->pages / 2, SEED, 1));
+	EXPECT_TRUE(is_empty(self->map + self->size / 2, self->size / 2));
+	ASSERT_EQ(0, ksm_set("run", "2"));
+	EXPECT_EQ(0, ksm_get("ksm_zero_pages"));
+	EXPECT_EQ(0, count_zero_pages(self->map, self->pages));
+	EXPECT_TRUE(is_empty(self->map + self->size / 2, self->size / 2));
+}
+
 /* A page that is nothing but zeroes, of the kernel's one huge page of these. */
 static bool is_huge_zero(const char *map)
 {
