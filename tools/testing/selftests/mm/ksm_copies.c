@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * The copies of a page that max_page_sharing asks for, as memory like any other:
- * all mappings of each are found when it is to be swapped out, also those of
- * children whose pages no copy had room for; what comes back is whole, and is
+ * all mappings of each are found when it is to be swapped out, also those of forked
+ * children, which share under no limit; what comes back is whole, and is
  * merged again to the limit.
  */
 
