@@ -154,10 +154,11 @@ static bool may_have_double(const struct ksm_stable *stable, const struct vm_are
 {
 	const struct anon_vma *anon_vma = vma->anon_vma;
 
+	if (stable->nr_heirs || anon_vma->root != anon_vma ||
+	    linear_anon_page_index(vma, addr) != addr >> PAGE_SHIFT)
+		return true;
 	/* A relative that comes meanwhile has no site yet. */
-	return stable->nr_heirs || anon_vma->root != anon_vma ||
-	       data_race(anon_vma->num_children) > 1 || data_race(anon_vma->num_active_vmas) > 1 ||
-	       linear_anon_page_index(vma, addr) != addr >> PAGE_SHIFT;
+	return data_race(anon_vma->num_children > 1 || anon_vma->num_active_vmas > 1);
 }
 
 /*
