@@ -300,15 +300,17 @@ static int unmerge_mm_some(struct ksm_mm *kmm, unsigned long *addr)
 }
 
 /* It exits without us: what its page tables map is seen when heirs are waited for. */
-static void leave_to_exit(struct ksm_mm *kmm, unsigned long addr)
+static void leave_to_exit(struct ksm_mm *kmm)
 {
 	ksm_check_leave(kmm->slot.mm);
-	forget_unmerged(kmm, addr, ULONG_MAX);
+	forget_unmerged(kmm, 0, ULONG_MAX);
 }
 
 /*
  * With a reference on its users the mm cannot exit meanwhile. When nobody else has one
- * any more copies would be made in vain.
+ * copies would be made in vain, so it is given up: then the mm is unmapped here, unless
+ * somebody has come to use it again, as a reader of /proc/PID/mem does. Without users it
+ * stays without.
  */
 static int unmerge_mm(struct ksm_mm *kmm)
 {
@@ -316,28 +318,24 @@ static int unmerge_mm(struct ksm_mm *kmm)
 	unsigned long addr = 0;
 	int err = 0, ret = 0;
 
-	if (!mmget_not_zero(mm)) {
-		leave_to_exit(kmm, 0);
-		return 0;
-	}
 	while (addr != ULONG_MAX) {
-		if (atomic_read(&mm->mm_users) == 1) {
-			/* What could not be unmerged goes with the rest. */
-			leave_to_exit(kmm, 0);
-			addr = ULONG_MAX;
-			ret = 0;
-			break;
+		if (!mmget_not_zero(mm)) {
+			leave_to_exit(kmm);
+			return 0;
 		}
-		err = unmerge_mm_some(kmm, &addr);
+		err = 0;
+		if (fatal_signal_pending(current))
+			err = -EINTR;
+		else if (atomic_read(&mm->mm_users) > 1)
+			err = unmerge_mm_some(kmm, &addr);
+		mmput(mm);
 		if (err == -EBUSY)
 			ret = err;
 		else if (err)
-			break;
+			return err;
 		cond_resched();
 	}
-	/* If this is the last reference the mm is unmapped when all is to be unmerged. */
-	mmput(mm);
-	return addr == ULONG_MAX ? ret : err;
+	return ret;
 }
 
 /*
