@@ -16,6 +16,9 @@ static struct {
 	.list = LIST_HEAD_INIT(heirs.list),
 };
 
+/* A step ends when so many places were looked at; they may all be needed for an heir each. */
+#define KSM_PRUNE_PLACES	4096
+
 /* A step is worth another at once if one node in so many has lost its heirs. */
 #define KSM_PRUNE_WORTH		4
 
@@ -121,8 +124,11 @@ static bool vma_maps(struct vm_area_struct *vma, unsigned long addr, struct foli
 	return true;
 }
 
-/* With the folio locked no migration is under way: who maps it, maps it now. */
-static bool heir_needed(const struct ksm_site *site, struct folio *folio)
+/*
+ * With the folio locked no migration is under way: who maps it, maps it now. Counts the
+ * places looked at.
+ */
+static bool heir_needed(const struct ksm_site *site, struct folio *folio, unsigned int *looked)
 {
 	struct anon_vma *anon_vma = site->anon_vma;
 	struct anon_vma_chain *avc;
@@ -133,6 +139,7 @@ static bool heir_needed(const struct ksm_site *site, struct folio *folio)
 		unsigned long addr = vma_anon_address(avc->vma, site->pgoff, 1);
 
 		cond_resched();
+		++*looked;
 		found = addr != -EFAULT && vma_maps(avc->vma, addr, folio);
 		if (found)
 			break;
@@ -142,7 +149,8 @@ static bool heir_needed(const struct ksm_site *site, struct folio *folio)
 }
 
 /* The folio's lock keeps the sites still. The node is gone if none are left. */
-static unsigned int prune_living(struct ksm_stable *stable, struct folio *folio)
+static unsigned int prune_living(struct ksm_stable *stable, struct folio *folio,
+				 unsigned int *looked)
 {
 	struct hlist_node *next;
 	struct ksm_site *site;
@@ -151,7 +159,7 @@ static unsigned int prune_living(struct ksm_stable *stable, struct folio *folio)
 	hlist_for_each_entry_safe(site, next, &stable->sites, link) {
 		if (!site->heir)
 			continue;
-		if (!ksm_site_has_double(site) && heir_needed(site, folio))
+		if (!ksm_site_has_double(site) && heir_needed(site, folio, looked))
 			kept++;
 		else
 			ksm_site_drop(site, folio);
@@ -199,7 +207,7 @@ static bool unlist_node(struct ksm_stable *stable, unsigned int *nr_heirs)
 }
 
 /* Returns whether the node still has heirs; if not, it may be gone. */
-static bool prune_node(struct ksm_stable *stable, bool wait)
+static bool prune_node(struct ksm_stable *stable, bool wait, unsigned int *looked)
 {
 	struct folio *folio = ksm_stable_lock_folio(stable, wait);
 	unsigned int nr_heirs, kept = 0;
@@ -211,12 +219,38 @@ static bool prune_node(struct ksm_stable *stable, bool wait)
 	else if (nr_heirs && !folio)
 		prune_gone(stable, nr_heirs);
 	else if (nr_heirs)
-		kept = prune_living(stable, folio);
+		kept = prune_living(stable, folio, looked);
 	if (kept && list_heirs(stable))
 		first_heir_wakes();
 	if (folio) {
 		folio_unlock(folio);
 		folio_put(folio);
+	}
+	return kept;
+}
+
+/*
+ * Looks at *@nr nodes, or fewer if that makes @places; *@nr says how many were left out.
+ * Returns how many of the others still have heirs.
+ */
+static unsigned int prune_nodes(unsigned int *nr, bool wait, unsigned int places)
+{
+	unsigned int kept = 0, looked = 0;
+
+	while (*nr && looked < places) {
+		struct ksm_stable *stable;
+
+		scoped_guard(spinlock, &heirs.lock) {
+			stable = list_first_entry_or_null(&heirs.list, struct ksm_stable, heirs);
+			if (stable)
+				list_move_tail(&stable->heirs, &heirs.list);
+		}
+		if (!stable)
+			break;
+		--*nr;
+		ksm_point_sleep(KSM_POINT_PRUNE);
+		kept += prune_node(stable, wait, &looked);
+		cond_resched();
 	}
 	return kept;
 }
@@ -234,24 +268,8 @@ static bool prune_node(struct ksm_stable *stable, bool wait)
  */
 unsigned int ksm_site_prune_heirs(unsigned int max, bool wait)
 {
-	unsigned int kept = 0;
-
 	lockdep_assert_held(&ksm_control);
-	while (max--) {
-		struct ksm_stable *stable;
-
-		scoped_guard(spinlock, &heirs.lock) {
-			stable = list_first_entry_or_null(&heirs.list, struct ksm_stable, heirs);
-			if (stable)
-				list_move_tail(&stable->heirs, &heirs.list);
-		}
-		if (!stable)
-			break;
-		ksm_point_sleep(KSM_POINT_PRUNE);
-		kept += prune_node(stable, wait);
-		cond_resched();
-	}
-	return kept;
+	return prune_nodes(&max, wait, UINT_MAX);
 }
 
 /**
@@ -263,7 +281,8 @@ unsigned int ksm_site_prune_heirs(unsigned int max, bool wait)
  */
 bool ksm_site_prune_step(bool again)
 {
-	unsigned int nr = ksm_site_nr_heirs(), freed;
+	unsigned int nr = ksm_site_nr_heirs(), freed, left;
+	bool worth;
 
 	again |= round.freed || time_after(jiffies, round.ended + KSM_PRUNE_WAIT);
 	if (!round.left && again) {
@@ -274,12 +293,17 @@ bool ksm_site_prune_step(bool again)
 	nr = min(round.left, KSM_PRUNE_STEP);
 	if (!nr)
 		return false;
-	freed = nr - ksm_site_prune_heirs(nr, false);
+	left = nr;
+	freed = prune_nodes(&left, false, KSM_PRUNE_PLACES);
+	nr -= left;
+	freed = nr - freed;
+	worth = freed * KSM_PRUNE_WORTH >= nr;
 	round.freed += freed;
-	round.left -= nr;
+	/* Heirs that take long, and stay, are not to be looked at all the time. */
+	round.left = left && !worth ? 0 : round.left - nr;
 	if (!round.left)
 		round.ended = jiffies;
-	return freed * KSM_PRUNE_WORTH >= nr;
+	return worth;
 }
 
 #ifdef CONFIG_KSM_DEBUG
