@@ -312,28 +312,39 @@ void ksm_mm_retire(struct ksm_mm *kmm)
 
 /*
  * Returns a departed mm, with a reference, if @unmapped one that has no VMAs any more. To
- * see that late does no harm.
+ * see that late does no harm. Others go to the end of the list, @left of them at most.
  */
-static struct ksm_mm *get_departed(bool unmapped)
+static struct ksm_mm *get_departed(bool unmapped, size_t *left)
 {
 	struct ksm_mm *kmm;
 
 	guard(spinlock)(&registry.lock);
-	list_for_each_entry(kmm, &registry.departed, slot.mm_node) {
+	while ((kmm = list_first_entry_or_null(&registry.departed, struct ksm_mm, slot.mm_node))) {
 		/* The exit changes it without a lock that would be known here; see above. */
-		if (unmapped && !data_race(mtree_empty(&kmm->slot.mm->mm_mt)))
-			continue;
-		ksm_mm_get(kmm);
-		return kmm;
+		if (!unmapped || data_race(mtree_empty(&kmm->slot.mm->mm_mt))) {
+			ksm_mm_get(kmm);
+			return kmm;
+		}
+		if (!*left)
+			return NULL;
+		--*left;
+		list_move_tail(&kmm->slot.mm_node, &registry.departed);
 	}
 	return NULL;
 }
 
+static size_t count_departed(void)
+{
+	guard(spinlock)(&registry.lock);
+	return list_count_nodes(&registry.departed);
+}
+
 static void bury_all(bool unmapped)
 {
+	size_t left = count_departed();
 	struct ksm_mm *kmm;
 
-	while ((kmm = get_departed(unmapped))) {
+	while ((kmm = get_departed(unmapped, &left))) {
 		bool listed;
 
 		mutex_lock(&kmm->lock);
