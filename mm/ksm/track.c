@@ -211,6 +211,7 @@ static struct ksm_block *remake_block(struct ksm_track *track, unsigned long add
 		ksm_block_heads(block)[to] = head;
 	}
 	block->used = old->used;
+	block->quiet = old->quiet;
 	block->level = old->level;
 	block->since = old->since;
 	free_block(track, old);
