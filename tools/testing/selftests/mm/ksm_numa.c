@@ -176,6 +176,8 @@ TEST_F(nodes, with_0_copies_made_for_forked_pages_stay_on_their_node)
 		ksm_fill(map, PAGES, SEED, 0);
 		ASSERT_TRUE(ksm_fork_worker(&self->ksm, i, map, PAGES));
 		ASSERT_EQ(0, ksm_mergeable(map, PAGES));
+		/* One that does not take part would keep the originals, and nothing be saved. */
+		ASSERT_EQ(0, ksm_ask(&worker[i], ksm_job_advise, MADV_MERGEABLE, 0, 0));
 	}
 	ASSERT_TRUE(ksm_merge_all());
 	for (int i = 0; i < 2; i++) {
