@@ -29,7 +29,7 @@ void ksm_check_node(struct ksm_check *check, struct ksm_stable *stable)
 	unsigned int nr_sites = 0, nr_heirs = 0, nr_distinct = 0;
 	struct ksm_site *site;
 
-	ksm_for_each_distinct(site, stable)
+	for (site = ksm_site_first(stable); site; site = ksm_site_next_distinct(site))
 		nr_distinct++;
 
 	hlist_for_each_entry(site, &stable->sites, link) {

@@ -101,7 +101,7 @@ struct ksm_site *ksm_site_inherit(struct ksm_stable *stable, const struct vm_are
 
 	if (!stable->nr_heirs)
 		return NULL;
-	ksm_for_each_distinct(site, stable) {
+	for (site = ksm_site_first(stable); site; site = ksm_site_next_distinct(site)) {
 		if (!site->heir || !ksm_site_reaches(site, vma, addr))
 			continue;
 		guard(spinlock)(&root->lock);

@@ -44,9 +44,9 @@
  * (what is passed over), backoff (for how long), batch (locks, hashing), file (what becomes
  * of pages), track (page records), forget (what they own goes with them), checksum, forest,
  * sight (keys that were seen), unstable (candidates), stable (merged folios), site (who maps
- * them), heir (who may), pte (changes of page tables), merge, zero, unmerge, rmap (what the rest of mm
- * calls), sysfs, stat, work (what it all cost, in debugfs), check and check_mm (whether all
- * agrees, likewise), point (where races are made likely, likewise).
+ * them), heir (who may), pte (changes of page tables), merge, zero, unmerge, rmap (what the
+ * rest of mm calls), sysfs, stat, work (what it all cost, in debugfs), check and check_mm
+ * (whether all agrees, likewise), point (where races are made likely, likewise).
  *
  * Lock order, outermost first:
  *
@@ -598,10 +598,11 @@ static inline struct ksm_site *ksm_site_next_distinct(const struct ksm_site *sit
 	return next;
 }
 
-/* What a walk has to visit to meet each mapping once; see struct ksm_stable for locks. */
-#define ksm_for_each_distinct(site, stable)						\
-	for (site = hlist_entry_safe((stable)->sites.first, struct ksm_site, link); site;	\
-	     site = ksm_site_next_distinct(site))
+/* The first of those that a walk has to visit to meet each mapping once; may be NULL. */
+static inline struct ksm_site *ksm_site_first(const struct ksm_stable *stable)
+{
+	return hlist_entry_safe(stable->sites.first, struct ksm_site, link);
+}
 
 /* Sites that may share one folio; changes with ksm_control held and nothing merged. */
 extern unsigned int ksm_max_page_sharing;

@@ -109,7 +109,7 @@ void __ksm_point_sleep(enum ksm_point point)
 		return;
 	usecs = draw() % POINT_SLEEP_USECS;
 	if (usecs < POINT_SLEEP_USECS / 4)
-		yield();
+		schedule();
 	else
 		usleep_range(usecs, usecs + 1);
 }

@@ -69,7 +69,7 @@ void rmap_walk_ksm(struct folio *folio, struct rmap_walk_control *rwc)
 	VM_WARN_ON_ONCE_FOLIO(!folio_test_locked(folio), folio);
 	if (!stable)
 		return;
-	ksm_for_each_distinct(site, stable) {
+	for (site = ksm_site_first(stable); site; site = ksm_site_next_distinct(site)) {
 		if (!walk_site(folio, site, rwc))
 			return;
 	}
@@ -108,7 +108,7 @@ static bool may_map_merged(struct folio *folio, struct vm_area_struct *vma, unsi
 
 	if (!stable || !ksm_vma_mergeable(vma) || READ_ONCE(ksm_run) == KSM_RUN_UNMERGE)
 		return false;
-	ksm_for_each_distinct(site, stable) {
+	for (site = ksm_site_first(stable); site; site = ksm_site_next_distinct(site)) {
 		if (ksm_site_reaches(site, vma, addr))
 			return true;
 		if (++seen >= KSM_SWAPIN_SITES)
@@ -255,7 +255,7 @@ void collect_procs_ksm(const struct folio *folio, const struct page *page,
 
 	if (!stable)
 		return;
-	ksm_for_each_distinct(site, stable) {
+	for (site = ksm_site_first(stable); site; site = ksm_site_next_distinct(site)) {
 		struct task_struct *p;
 
 		anon_vma_lock_read(site->anon_vma);

@@ -214,7 +214,7 @@ static struct ksm_site *find_reaching(struct ksm_stable *stable, const struct vm
 {
 	struct ksm_site *site;
 
-	ksm_for_each_distinct(site, stable)
+	for (site = ksm_site_first(stable); site; site = ksm_site_next_distinct(site))
 		if (ksm_site_reaches(site, vma, addr))
 			return site;
 	return NULL;

@@ -171,7 +171,7 @@ static bool failed_and_freed(const struct folio *folio)
 	smp_rmb();	/* a migration that froze it has ended if it is seen to be out */
 	if (folio_test_swapcache(folio))
 		return false;
-	smp_rmb();
+	smp_rmb();	/* and its references are those that it has since */
 	return !folio_ref_count(folio);
 }
 

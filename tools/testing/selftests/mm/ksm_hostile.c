@@ -29,7 +29,6 @@
 #define SEED		1000
 #define NOBODY		65534
 
-
 /* Within so many passes equal pages merge, whatever others do. */
 #define MOST_PASSES	(4 * KSM_MERGE_PASSES)
 
