@@ -10,8 +10,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#include "ksm_numa.h"
 #include "ksm_util.h"
-#include "vm_util.h"
 
 #define POINTS	"/sys/kernel/debug/ksm/points"
 #define SEED	7000
@@ -92,6 +92,46 @@ TEST_F(points, a_walk_that_was_stopped_goes_on_where_it_was)
 	EXPECT_TRUE(ksm_check());
 	EXPECT_EQ(-1, ksm_first_wrong(map, half, SEED, 1));
 	EXPECT_EQ(-1, ksm_first_wrong(map + half * psize(), half, SEED, 1));
+}
+
+/*
+ * While merged pages move from node to node, new ones are looked for in the forest: a
+ * page on its way must not be taken for one that is gone.
+ */
+TEST_F(points, a_merged_page_that_moves_is_not_taken_for_gone)
+{
+	const unsigned int rounds = 8, moves = 16;
+	const size_t pages = 128;
+	char *map, *fresh;
+	int node[2];
+
+	if (!ksm_find_two_nodes(node))
+		SKIP(return, "needs two NUMA nodes with memory");
+	map = ksm_map_registered(2 * pages);
+	ASSERT_NE(NULL, map);
+	ksm_fill(map, pages, SEED, 1);
+	ksm_fill(map + pages * psize(), pages, SEED, 1);
+	ASSERT_TRUE(ksm_merge_all());
+	ASSERT_EQ(pages, ksm_get("pages_shared"));
+	ASSERT_EQ(0, ksm_set_number("sleep_millisecs", 0));
+	ASSERT_TRUE(switch_on("migrate"));
+	for (unsigned int round = 0; round < rounds; round++) {
+		fresh = ksm_map_registered(pages);
+		ASSERT_NE(NULL, fresh);
+		ksm_fill(fresh, pages, SEED, 1);
+		/* Some may stay: ksmd holds pages for a moment. */
+		for (unsigned int i = 0; i < moves; i++)
+			ksm_bind(map, pages, node[i % 2], MPOL_MF_MOVE_ALL);
+		EXPECT_EQ(-1, ksm_first_wrong(fresh, pages, SEED, 1));
+		ASSERT_EQ(0, munmap(fresh, pages * psize()));
+	}
+	EXPECT_GT(acted("migrate"), 0);
+	ASSERT_TRUE(ksm_wait_passes(KSM_MERGE_PASSES));
+	EXPECT_EQ(pages, ksm_get("pages_shared"));
+	EXPECT_EQ(pages, ksm_get("pages_sharing"));
+	EXPECT_EQ(2 * pages, ksm_count_merged(getpid(), map, 2 * pages));
+	EXPECT_EQ(-1, ksm_first_wrong(map, pages, SEED, 1));
+	EXPECT_EQ(-1, ksm_first_wrong(map + pages * psize(), pages, SEED, 1));
 }
 
 TEST_HARNESS_MAIN
