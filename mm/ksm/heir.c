@@ -114,16 +114,6 @@ struct ksm_site *ksm_site_inherit(struct ksm_stable *stable, const struct vm_are
 	return NULL;
 }
 
-static bool vma_maps(struct vm_area_struct *vma, unsigned long addr, struct folio *folio)
-{
-	DEFINE_FOLIO_VMA_WALK(pvmw, folio, vma, addr, PVMW_SYNC);
-
-	if (!page_vma_mapped_walk(&pvmw))
-		return false;
-	page_vma_mapped_walk_done(&pvmw);
-	return true;
-}
-
 /*
  * With the folio locked no migration is under way: who maps it, maps it now. Counts the
  * places looked at.
@@ -136,11 +126,10 @@ static bool heir_needed(const struct ksm_site *site, struct folio *folio, unsign
 
 	anon_vma_lock_read(anon_vma);
 	anon_rmap_tree_foreach(avc, anon_vma, site->pgoff, site->pgoff) {
-		unsigned long addr = vma_anon_address(avc->vma, site->pgoff, 1);
-
 		cond_resched();
 		++*looked;
-		found = addr != -EFAULT && vma_maps(avc->vma, addr, folio);
+		found = ksm_vma_maps(avc->vma, vma_anon_address(avc->vma, site->pgoff, 1),
+				     folio_page(folio, 0));
 		if (found)
 			break;
 	}
@@ -256,20 +245,21 @@ static unsigned int prune_nodes(unsigned int *nr, bool wait, unsigned int places
 }
 
 /**
- * ksm_site_prune_heirs - free heirs that are not needed any more
- * @max: how many nodes to look at
- * @wait: whether to sleep for locks of their folios
+ * ksm_site_prune_heirs - free all heirs that are not needed any more
  *
  * Only this frees nodes that are on the list, so that one found there stays
  * until it was pruned.
  *
- * Context: ksm_control held, so that one at a time does this; sleeps if @wait.
- * Return: how many of the nodes still have heirs.
+ * Context: ksm_control held, so that one at a time does this; sleeps, also for locks of
+ * folios.
+ * Return: how many nodes still have heirs.
  */
-unsigned int ksm_site_prune_heirs(unsigned int max, bool wait)
+unsigned int ksm_site_prune_heirs(void)
 {
+	unsigned int nr = ksm_site_nr_heirs();
+
 	lockdep_assert_held(&ksm_control);
-	return prune_nodes(&max, wait, UINT_MAX);
+	return prune_nodes(&nr, true, UINT_MAX);
 }
 
 /**
@@ -281,7 +271,7 @@ unsigned int ksm_site_prune_heirs(unsigned int max, bool wait)
  */
 bool ksm_site_prune_step(bool again)
 {
-	unsigned int nr = ksm_site_nr_heirs(), freed, left;
+	unsigned int nr = ksm_site_nr_heirs(), left, kept, freed;
 	bool worth;
 
 	again |= round.freed || time_after(jiffies, round.ended + KSM_PRUNE_WAIT);
@@ -294,9 +284,9 @@ bool ksm_site_prune_step(bool again)
 	if (!nr)
 		return false;
 	left = nr;
-	freed = prune_nodes(&left, false, KSM_PRUNE_PLACES);
+	kept = prune_nodes(&left, false, KSM_PRUNE_PLACES);
 	nr -= left;
-	freed = nr - freed;
+	freed = nr - kept;
 	worth = freed * KSM_PRUNE_WORTH >= nr;
 	round.freed += freed;
 	/* Heirs that take long, and stay, are not to be looked at all the time. */

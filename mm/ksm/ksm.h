@@ -43,10 +43,11 @@
  * pages), visit (what it does with a page), change (dirty and accessed bits), unchanged
  * (what is passed over), backoff (for how long), batch (locks, hashing), file (what becomes
  * of pages), track (page records), forget (what they own goes with them), checksum, forest,
- * sight (keys that were seen), unstable (candidates), stable (merged folios), site (who maps
- * them), heir (who may), pte (changes of page tables), merge, zero, unmerge, rmap (what the
- * rest of mm calls), sysfs, stat, work (what it all cost, in debugfs), check and check_mm
- * (whether all agrees, likewise), point (where races are made likely, likewise).
+ * sight (keys that were seen), unstable (candidates), stable (merged folios), site (places
+ * that map them), heir (sites that outlive their own mapping), pte (changes of page tables),
+ * merge, zero, unmerge, rmap (what the rest of mm calls), sysfs, stat, work (what it all
+ * cost, in debugfs), check and check_mm (whether all agrees, likewise), point (where races
+ * are made likely, likewise).
  *
  * Lock order, outermost first:
  *
@@ -660,7 +661,7 @@ void ksm_sites_left(struct ksm_leaving *leaving);
 bool ksm_site_reaches(const struct ksm_site *site, const struct vm_area_struct *vma,
 		      unsigned long addr);
 
-/* ---- heir: who may map merged folios ---- */
+/* ---- heir: sites that outlive their own mapping ---- */
 
 /* Nodes with heirs looked at under one hold of ksm_control. */
 #define KSM_PRUNE_STEP		64U
@@ -668,7 +669,7 @@ bool ksm_site_reaches(const struct ksm_site *site, const struct vm_area_struct *
 struct ksm_site *ksm_site_inherit(struct ksm_stable *stable, const struct vm_area_struct *vma,
 				  unsigned long addr);
 void ksm_site_bequeath(struct ksm_site *site);
-unsigned int ksm_site_prune_heirs(unsigned int max, bool wait);
+unsigned int ksm_site_prune_heirs(void);
 bool ksm_site_prune_step(bool again);
 unsigned int ksm_site_nr_heirs(void);
 
@@ -814,6 +815,7 @@ unsigned int ksm_advise(unsigned int pages, u64 wall_ns, u64 cpu_ns);
 bool ksm_pages_equal(struct page *a, struct page *b);
 void ksm_flush_aliases(struct ksm_mm *kmm, unsigned long addr, struct page *page);
 struct page *ksm_get_page(struct vm_area_struct *vma, unsigned long addr);
+bool ksm_vma_maps(struct vm_area_struct *vma, unsigned long addr, const struct page *page);
 bool ksm_page_is_kept(struct folio *folio, struct page *page);
 struct folio *ksm_lock_small_folio(struct page *page);
 int ksm_write_protect(struct vm_area_struct *vma, unsigned long addr, struct folio *folio,

@@ -255,8 +255,9 @@ static struct folio *alloc_copy(struct page *page, struct vm_area_struct *vma)
 static int fill_copy(struct folio *copy, struct page *page, struct vm_area_struct *vma,
 		     unsigned long addr)
 {
+	/* Memory failure is about to take the page away. */
 	if (copy_mc_user_highpage(folio_page(copy, 0), page, addr, vma))
-		return -ENOMEM;
+		return -EAGAIN;
 	/* Others are going to map it at addresses of other colours. */
 	if (cpu_dcache_is_aliasing())
 		flush_dcache_folio(copy);

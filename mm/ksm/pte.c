@@ -59,6 +59,32 @@ struct page *ksm_get_page(struct vm_area_struct *vma, unsigned long addr)
 }
 
 /**
+ * ksm_vma_maps - whether a VMA maps a page at an address
+ * @vma: the VMA
+ * @addr: where, or -EFAULT for nowhere
+ * @page: the page, of a folio that may be large
+ *
+ * Context: the folio locked, so that no migration hides it, or only a hint is needed; the
+ * anon_vma locked, which keeps @vma in being. Takes the page table lock.
+ * Return: true if it does.
+ */
+bool ksm_vma_maps(struct vm_area_struct *vma, unsigned long addr, const struct page *page)
+{
+	struct page_vma_mapped_walk pvmw = {
+		.pfn = page_to_pfn(page),
+		.nr_pages = 1,
+		.vma = vma,
+		.address = addr,
+		.flags = PVMW_SYNC,
+	};
+
+	if (addr == -EFAULT || !page_vma_mapped_walk(&pvmw))
+		return false;
+	page_vma_mapped_walk_done(&pvmw);
+	return true;
+}
+
+/**
  * ksm_flush_aliases - see what a process has written to a page
  * @kmm: whose page
  * @addr: of the page
@@ -312,31 +338,15 @@ struct keepers {
 	bool found;
 };
 
-static bool vma_maps(struct vm_area_struct *vma, const struct keepers *keepers)
-{
-	struct page_vma_mapped_walk pvmw = {
-		.pfn = page_to_pfn(keepers->page),
-		.nr_pages = 1,
-		.vma = vma,
-		.address = vma_anon_address(vma, keepers->pgoff, 1),
-		.flags = PVMW_SYNC,
-	};
-
-	/* It may map other pages of a large folio. */
-	if (pvmw.address == -EFAULT || !page_vma_mapped_walk(&pvmw))
-		return false;
-	page_vma_mapped_walk_done(&pvmw);
-	return true;
-}
-
 static bool look_for_keeper(struct folio *folio, struct vm_area_struct *vma, unsigned long addr,
 			    void *arg)
 {
 	struct keepers *keepers = arg;
 
 	/* Its owner may change that, which takes no lock of ours. */
-	if (!data_race(vma->vm_flags & VM_MERGEABLE) && vma_maps(vma, keepers))
-		keepers->found = true;
+	if (!data_race(vma->vm_flags & VM_MERGEABLE))
+		keepers->found = ksm_vma_maps(vma, vma_anon_address(vma, keepers->pgoff, 1),
+					      keepers->page);
 	return !keepers->found && --keepers->left;
 }
 

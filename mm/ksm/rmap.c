@@ -204,23 +204,6 @@ struct folio *ksm_might_need_to_copy(struct folio *folio, struct vm_area_struct 
 }
 
 #ifdef CONFIG_MEMORY_FAILURE
-static bool vma_maps_page(struct vm_area_struct *vma, unsigned long addr,
-			  const struct page *page)
-{
-	struct page_vma_mapped_walk pvmw = {
-		.pfn = page_to_pfn(page),
-		.nr_pages = 1,
-		.vma = vma,
-		.address = addr,
-		.flags = PVMW_SYNC,
-	};
-
-	if (!page_vma_mapped_walk(&pvmw))
-		return false;
-	page_vma_mapped_walk_done(&pvmw);
-	return true;
-}
-
 static void collect_task(struct ksm_site *site, struct task_struct *task, const struct page *page,
 			 struct list_head *to_kill)
 {
@@ -233,7 +216,7 @@ static void collect_task(struct ksm_site *site, struct task_struct *task, const 
 		if (vma->vm_mm != task->mm)
 			continue;
 		addr = vma_anon_address(vma, site->pgoff, 1);
-		if (addr != -EFAULT && vma_maps_page(vma, addr, page))
+		if (ksm_vma_maps(vma, addr, page))
 			add_to_kill_ksm(task, page, vma, to_kill, addr);
 	}
 }

@@ -26,7 +26,7 @@ static bool something_is_merged(void)
 	if (atomic_long_read(&ksm_stat.shared))
 		return true;
 	smp_rmb();	/* pairs with ksm_site_bequeath() */
-	return ksm_site_prune_heirs(ksm_site_nr_heirs(), true);
+	return ksm_site_prune_heirs();
 }
 
 static ssize_t run_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)

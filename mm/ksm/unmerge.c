@@ -348,7 +348,7 @@ static int wait_for_heirs(void)
 	unsigned long deadline = jiffies + KSM_UNMERGE_PATIENCE;
 	unsigned int left, before = UINT_MAX;
 
-	while ((left = ksm_site_prune_heirs(ksm_site_nr_heirs(), true))) {
+	while ((left = ksm_site_prune_heirs())) {
 		if (left < before)
 			deadline = jiffies + KSM_UNMERGE_PATIENCE;
 		else if (time_after(jiffies, deadline))
