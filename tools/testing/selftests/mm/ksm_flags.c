@@ -44,25 +44,6 @@ static char *map_alone(int flags)
 	return page(map, 1);
 }
 
-/* A userfaultfd on all of @map, or -1 if the kernel has not what is asked for. */
-static int open_uffd(char *map, uint64_t features, uint64_t mode)
-{
-	struct uffdio_register range = {
-		.range = { .start = (uintptr_t)map, .len = BYTES },
-		.mode = mode,
-	};
-	struct uffdio_api api = { .api = UFFD_API, .features = features };
-	int fd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-
-	if (fd < 0)
-		return -1;
-	if (!ioctl(fd, UFFDIO_API, &api) && (api.features & features) == features &&
-	    !ioctl(fd, UFFDIO_REGISTER, &range))
-		return fd;
-	close(fd);
-	return -1;
-}
-
 /* Flags of a VMA, one for each variant, beside those that each has. */
 FIXTURE(kept)
 {
@@ -99,7 +80,9 @@ static const char *clear_tracked(char *map)
 
 static const char *watch(char *map, uint64_t features, uint64_t mode)
 {
-	return open_uffd(map, features, mode) < 0 ? "this kernel has no such userfaultfd" : NULL;
+	if (ksm_open_uffd(map, PAGES, features, mode) < 0)
+		return "this kernel has no such userfaultfd";
+	return NULL;
 }
 
 static const char *watch_missing(char *map)

@@ -272,7 +272,7 @@ FIXTURE(kin)
 	struct ksm_test ksm;
 };
 
-/* Who is merged when, and who exits when. */
+/* In which order relatives merge, and in which they exit. */
 FIXTURE_VARIANT(kin)
 {
 	unsigned int merges[5];

@@ -48,14 +48,9 @@ static size_t frames(char *map, size_t pages)
 	return ksm_count_frames(getpid(), map, pages);
 }
 
-/* How many pages have this bit in pagemap? */
 static size_t marked(char *map, size_t pages, uint64_t bit)
 {
-	size_t count = 0;
-
-	for (size_t i = 0; i < pages; i++)
-		count += !!(ksm_pagemap(getpid(), page(map, i)) & bit);
-	return count;
+	return ksm_count_marked(getpid(), map, pages, bit);
 }
 
 /* Whether the kernel, on behalf of the test, may read from or write to an address. */
@@ -79,25 +74,6 @@ static bool may_write(char *at)
 
 	close(fd);
 	return done;
-}
-
-/* A userfaultfd on all of @map, or -1 if the kernel has not what is asked for. */
-static int open_uffd(char *map, uint64_t features, uint64_t mode)
-{
-	struct uffdio_register range = {
-		.range = { .start = (uintptr_t)map, .len = BYTES },
-		.mode = mode,
-	};
-	struct uffdio_api api = { .api = UFFD_API, .features = features };
-	int fd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-
-	if (fd < 0)
-		return -1;
-	if (!ioctl(fd, UFFDIO_API, &api) && (api.features & features) == features &&
-	    !ioctl(fd, UFFDIO_REGISTER, &range))
-		return fd;
-	close(fd);
-	return -1;
 }
 
 /* PAGES equal pages, registered, that will share a page of theirs or the zero page. */
@@ -153,7 +129,7 @@ FIXTURE_TEARDOWN_PARENT(marks)
 	EXPECT_TRUE(ksm_end(&self->ksm));
 }
 
-/* Two keys, one for each half: who may do what with which half? */
+/* Two protection keys, one for each half: each allows something else. */
 static int rights(char *map)
 {
 	char *half = page(map, PAGES / 2);
@@ -259,7 +235,7 @@ static long scan(char *map, uint64_t categories, bool protect)
 
 TEST_F(marks, of_a_scan_that_protects_tell_of_writes_only)
 {
-	if (open_uffd(self->map, UFFD_FEATURE_WP_ASYNC, UFFDIO_REGISTER_MODE_WP) < 0)
+	if (ksm_open_uffd(self->map, PAGES, UFFD_FEATURE_WP_ASYNC, UFFDIO_REGISTER_MODE_WP) < 0)
 		SKIP(return, "this kernel cannot track writes this way");
 	ASSERT_EQ(PAGES, scan(self->map, PAGE_IS_WRITTEN, true));
 	ASSERT_EQ(0, scan(self->map, PAGE_IS_WRITTEN, true));
@@ -308,8 +284,8 @@ TEST_F(marks, of_a_monitor_of_minor_faults_stay)
 
 	ASSERT_NE(NULL, map);
 	fill(map, PAGES, variant->empty);
-	fd = open_uffd(map, UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_SIGBUS,
-		       UFFDIO_REGISTER_MODE_MINOR);
+	fd = ksm_open_uffd(map, PAGES, UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_SIGBUS,
+			   UFFDIO_REGISTER_MODE_MINOR);
 	if (fd < 0)
 		SKIP(return, "this kernel has no minor faults for userfaultfd");
 	ASSERT_EQ(0, ksm_mergeable(map, PAGES));
@@ -502,7 +478,8 @@ TEST_F(pages, that_are_swapped_out_merged_keep_the_marks_of_each_place)
 	/* Charged to the group. */
 	ASSERT_EQ(0, madvise(self->map, BYTES, MADV_DONTNEED));
 	ksm_fill(self->map, PAGES, SEED, 0);
-	fd = open_uffd(self->map, UFFD_FEATURE_PAGEFAULT_FLAG_WP, UFFDIO_REGISTER_MODE_WP);
+	fd = ksm_open_uffd(self->map, PAGES, UFFD_FEATURE_PAGEFAULT_FLAG_WP,
+			   UFFDIO_REGISTER_MODE_WP);
 	if (fd < 0)
 		SKIP(return, "this kernel has no userfaultfd that protects pages");
 	clear_softdirty();

@@ -42,14 +42,9 @@ static size_t frames(char *map, size_t pages)
 	return ksm_count_frames(getpid(), map, pages);
 }
 
-/* How many pages have this bit in pagemap? */
 static size_t marked(char *map, size_t pages, uint64_t bit)
 {
-	size_t count = 0;
-
-	for (size_t i = 0; i < pages; i++)
-		count += !!(ksm_pagemap(getpid(), page(map, i)) & bit);
-	return count;
+	return ksm_count_marked(getpid(), map, pages, bit);
 }
 
 /* The monitor: a thread that notes each fault and lets it go on. */

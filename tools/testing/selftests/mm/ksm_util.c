@@ -4,11 +4,13 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -268,6 +270,25 @@ char *ksm_map_huge(size_t size)
 bool ksm_is_huge(const char *map, size_t size)
 {
 	return ksm_smaps(getpid(), map, "AnonHugePages") * 1024 == (long)size;
+}
+
+/* A userfaultfd on all of @map, or -1 if the kernel has not what is asked for. */
+int ksm_open_uffd(char *map, size_t pages, uint64_t features, uint64_t mode)
+{
+	struct uffdio_register range = {
+		.range = { .start = (uintptr_t)map, .len = pages * psize() },
+		.mode = mode,
+	};
+	struct uffdio_api api = { .api = UFFD_API, .features = features };
+	int fd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+
+	if (fd < 0)
+		return -1;
+	if (!ioctl(fd, UFFDIO_API, &api) && (api.features & features) == features &&
+	    !ioctl(fd, UFFDIO_REGISTER, &range))
+		return fd;
+	close(fd);
+	return -1;
 }
 
 int ksm_mergeable(char *map, size_t pages)

@@ -154,6 +154,7 @@ char *ksm_map_registered(size_t pages);
 char *ksm_map_fenced(size_t pages);
 char *ksm_map_huge(size_t size);
 bool ksm_is_huge(const char *map, size_t size);
+int ksm_open_uffd(char *map, size_t pages, uint64_t features, uint64_t mode);
 int ksm_mergeable(char *map, size_t pages);
 int ksm_unmergeable(char *map, size_t pages);
 int ksm_set_merge_any(unsigned long on);
@@ -173,6 +174,7 @@ unsigned long ksm_pfn(pid_t pid, const void *addr);
 size_t ksm_count_present(pid_t pid, const char *map, size_t pages);
 size_t ksm_count_merged(pid_t pid, const char *map, size_t pages);
 size_t ksm_count_frames(pid_t pid, const char *map, size_t pages);
+size_t ksm_count_marked(pid_t pid, const char *map, size_t pages, uint64_t bit);
 
 /* Figures in /proc. */
 int ksm_read_text(const char *path, char *text, size_t size);

@@ -90,6 +90,16 @@ size_t ksm_count_merged(pid_t pid, const char *map, size_t pages)
 	return count;
 }
 
+/* How many pages have this bit in pagemap? */
+size_t ksm_count_marked(pid_t pid, const char *map, size_t pages, uint64_t bit)
+{
+	size_t count = 0;
+
+	for (size_t i = 0; i < pages; i++)
+		count += !!(ksm_pagemap(pid, map + i * psize()) & bit);
+	return count;
+}
+
 static int compare_pfns(const void *a, const void *b)
 {
 	unsigned long x = *(const unsigned long *)a, y = *(const unsigned long *)b;
