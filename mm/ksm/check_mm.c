@@ -91,30 +91,11 @@ static bool count_mappings(struct mappings *mappings, struct folio *folio)
 }
 
 /*
- * A place that was moved, and is gone, has a site until its record is looked at. Another
- * place that has its index by now may have one that does not stand beside it: the walk
- * visits that place twice until then.
- */
-static bool has_stray_double(const struct ksm_stable *stable)
-{
-	struct ksm_site *site, *other;
-
-	for (site = ksm_site_first(stable); site; site = ksm_site_next_distinct(site)) {
-		other = site;
-		while ((other = ksm_site_next_distinct(other))) {
-			if (ksm_sites_are_doubles(site, other))
-				return true;
-		}
-	}
-	return false;
-}
-
-/*
  * Fork and unmapping do not ask for the folio's lock: when the number of mappings
  * has moved it is counted again. An exit drops its sites first and unmaps then, so
  * that a place may be mapped that nobody looks for any more.
  */
-static void check_mappings(struct ksm_check *check, struct ksm_stable *stable, struct folio *folio)
+static void check_mappings(struct ksm_check *check, struct folio *folio)
 {
 	struct mappings mappings = { .check = check };
 	unsigned int left = COUNT_ATTEMPTS;
@@ -126,8 +107,6 @@ static void check_mappings(struct ksm_check *check, struct ksm_stable *stable, s
 		if (counted && mappings.nr == mappings.mapcount)
 			return;
 	} while (--left);
-	if (mappings.nr > mappings.mapcount && has_stray_double(stable))
-		return;
 	if (counted && !leaving)
 		ksm_disagree(check, "pfn %lx: mapped %d times, reverse mapping visits %u",
 			     folio_pfn(folio), mappings.mapcount, mappings.nr);
@@ -153,7 +132,7 @@ void ksm_check_folio(struct ksm_check *check, struct ksm_stable *stable, struct 
 	if (ksm_page_key(page, NULL) != stable->node.key)
 		ksm_disagree(check, "pfn %lx: contents have changed, key %llx is not %llx",
 			     folio_pfn(folio), ksm_page_key(page, NULL), stable->node.key);
-	check_mappings(check, stable, folio);
+	check_mappings(check, folio);
 }
 
 /* ---- page records ---- */

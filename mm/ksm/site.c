@@ -162,16 +162,25 @@ static bool may_have_double(const struct ksm_stable *stable, const struct vm_are
 }
 
 /*
- * Whether an anon_vma's tree is a part of another's. An anon_vma outlives its parent, but
- * its tree does not outlive the parent's.
+ * Whether an anon_vma's tree is a part of another's. As trees are nested, one VMA of it tells.
+ * Who is whose parent does not: an anon_vma of a process that is gone is used again for a
+ * descendant, whose VMAs are in the trees between, too. The root's lock is held.
  */
-static bool is_descendant(const struct anon_vma *anon_vma, const struct anon_vma *ancestor)
+static bool is_part_of(struct anon_vma *part, struct anon_vma *whole)
 {
-	if (RB_EMPTY_ROOT(&anon_vma->rb_root.rb_root))
+	struct anon_vma_chain *avc = anon_rmap_tree_iter_first(part, 0, ULONG_MAX);
+	const struct vm_area_struct *vma;
+	pgoff_t index;
+
+	if (!avc)
 		return false;
-	while (anon_vma != ancestor && anon_vma != anon_vma->root)
-		anon_vma = anon_vma->parent;
-	return anon_vma == ancestor;
+	vma = avc->vma;
+	index = linear_anon_page_index(vma, vma->vm_start);
+	anon_rmap_tree_foreach(avc, whole, index, index) {
+		if (avc->vma == vma)
+			return true;
+	}
+	return false;
 }
 
 /* A site of a descendant becomes a double of an ancestor's. Returns the anon_vma it had. */
@@ -191,8 +200,8 @@ static struct anon_vma *move_site(struct ksm_site *site, struct ksm_site *ancest
 }
 
 /*
- * Sites of descendants, which were there before their ancestor's, become doubles of it.
- * The lock keeps the trees still.
+ * Sites whose trees are a part of another's, and were there before it, become doubles of
+ * that. The lock keeps the trees still.
  */
 static void gather_descendants(struct ksm_site *ancestor)
 {
@@ -202,7 +211,7 @@ static void gather_descendants(struct ksm_site *ancestor)
 
 	hlist_for_each_entry_safe(site, next, &ancestor->stable->sites, link) {
 		if (site->pgoff != ancestor->pgoff || site->anon_vma->root != anon_vma->root ||
-		    site->anon_vma == anon_vma || !is_descendant(site->anon_vma, anon_vma))
+		    site->anon_vma == anon_vma || !is_part_of(site->anon_vma, anon_vma))
 			continue;
 		/* Not the last reference: its tree has VMAs. */
 		put_anon_vma(move_site(site, ancestor));

@@ -266,6 +266,37 @@ TEST_F(family, inherited_mappings_are_visited_once)
 	EXPECT_EQ(-1, wrong(&worker[2], SEED, 0));
 }
 
+/*
+ * The kernel gives the anon_vma of a process that is gone to a grandchild of that. Children
+ * of the grandchild descend from it then, and not from the process between.
+ */
+TEST_F(family, mappings_of_an_anon_vma_that_is_used_again_are_visited_once)
+{
+	static const unsigned int merges[] = { 0, 5, 3, 4, 1 };
+	struct ksm_worker *worker = self->ksm.workers;
+
+	family = &self->ksm;
+	ASSERT_TRUE(ksm_fork_worker(&self->ksm, 0, NULL, PAGES));
+	ASSERT_TRUE(ksm_fork_worker(&self->ksm, 1, NULL, PAGES));
+	ASSERT_EQ(0, ksm_ask(&worker[1], ksm_job_fill, OTHER, 1, 0));
+	ASSERT_EQ(1, ksm_ask(&worker[1], job_fork, 2, 0, 0));
+	ASSERT_EQ(1, ksm_ask(&worker[2], job_fork, 3, 0, 0));
+	ASSERT_TRUE(ksm_end_worker(&worker[2]));
+	ASSERT_EQ(1, ksm_ask(&worker[3], job_fork, 4, 0, 0));
+	ASSERT_EQ(1, ksm_ask(&worker[4], job_fork, 5, 0, 0));
+	ASSERT_EQ(0, ksm_set("run", "1"));
+	for (unsigned int i = 0; i < 5; i++) {
+		ASSERT_TRUE(fill_and_register(&worker[merges[i]]));
+		EXPECT_EQ(i * PAGES, ksm_get("pages_sharing"));
+		EXPECT_TRUE(ksm_check());
+	}
+	EXPECT_EQ(PAGES, ksm_get("pages_shared"));
+	ASSERT_TRUE(ksm_end_worker(&worker[3]));
+	EXPECT_TRUE(ksm_check());
+	EXPECT_EQ(-1, wrong(&worker[4], SEED, 1));
+	EXPECT_EQ(-1, wrong(&worker[5], SEED, 1));
+}
+
 /* Worker 0 is a stranger, 1 a parent, 2 and 3 its children, 4 a child of 3. */
 FIXTURE(kin)
 {
